@@ -1,0 +1,306 @@
+//! The command line: options, names that may be mistyped, lists.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+
+use crate::contender::{Contender, Kind};
+use crate::measure::Plan;
+use crate::registry::{self, BACKENDS, PEERS, POLICIES, Part, REFERENCE, STRATEGIES};
+use crate::summary::Skipped;
+use crate::workload::{Scale, Workload};
+
+/// What to compare, and how thoroughly.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// List workloads and contenders, and do nothing else
+    #[arg(long)]
+    pub list: bool,
+
+    /// Measure everything once, on shorter generated workloads
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Run these workloads only
+    #[arg(long, value_name = "WORKLOAD,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+
+    /// Run these contenders only, peers too; glibc, which the ratios refer to, is always added
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub strategies: Vec<String>,
+
+    /// Run this trace (.hwt, .rep or .rep.gz); may be repeated. Other workloads run only if --only names them
+    #[arg(long, value_name = "FILE")]
+    pub trace: Vec<PathBuf>,
+
+    /// Write the results to this file, one JSON object a line for each workload and contender
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Check every byte of every block instead of measuring; the exit code says whether all is well
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Seed of the generated workloads and of the order of samples
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Time each pair this often, however long it takes [default: up to 9 within the budget]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: Option<u32>,
+
+    /// Begin no further round of samples after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 140)]
+    pub budget: u64,
+
+    /// Cut off a replay that takes more than this many seconds of processor time [default: 2, or 20 times what glibc
+    /// takes; with --verify, 120]
+    #[arg(long, value_name = "SECONDS")]
+    pub limit: Option<u64>,
+
+    /// A peer that could not be built, and why: NAME=REASON
+    #[arg(long, value_name = "NAME=REASON", hide = true)]
+    pub skipped: Vec<String>,
+}
+
+/// One replay.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayOptions {
+    /// The trace: .hwt, .rep or .rep.gz
+    #[arg(value_name = "FILE")]
+    pub trace: PathBuf,
+
+    /// The contender that replays it: a strategy or a peer
+    #[arg(long, value_name = "NAME")]
+    pub strategy: String,
+
+    /// Check every byte of every block instead of measuring; the exit code says whether all is well
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Cut off a replay that takes more than this many seconds of processor time
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub limit: u64,
+}
+
+impl Options {
+    /// The workloads that were asked for.
+    ///
+    /// # Errors
+    ///
+    /// When a name is unknown; the message lists near matches.
+    pub fn workloads(&self) -> Result<Vec<Workload>> {
+        let mut known: Vec<_> =
+            Workload::recorded().into_iter().chain(Workload::generated()).collect();
+        let names: Vec<_> = known.iter().map(|workload| workload.name.clone()).collect();
+        let mut chosen: Vec<Workload> = Vec::new();
+        for path in &self.trace {
+            let mut workload = Workload::given(path);
+            let taken = |name: &str| {
+                chosen.iter().any(|other| other.name == name)
+                    || names.iter().any(|other| other == name)
+            };
+            if taken(&workload.name) {
+                workload.name = path.display().to_string(); // two of one name could not be told apart
+            }
+            chosen.push(workload);
+        }
+        if self.only.is_empty() && self.trace.is_empty() {
+            return Ok(known);
+        }
+        for name in &self.only {
+            if !names.contains(name) {
+                bail!(unknown("workload", name, names.iter().map(String::as_str)));
+            }
+        }
+        known.retain(|workload| self.only.contains(&workload.name));
+        known.append(&mut chosen);
+        Ok(known)
+    }
+
+    /// The contenders that were asked for, with the reference.
+    ///
+    /// # Errors
+    ///
+    /// When a name is unknown; the message lists near matches.
+    pub fn contenders(&self) -> Result<Vec<&'static Contender>> {
+        for name in &self.strategies {
+            known_contender(name)?;
+        }
+        let asked = |contender: &&Contender| {
+            self.strategies.is_empty()
+                || contender.name == REFERENCE
+                || self.strategies.iter().any(|name| name == contender.name)
+        };
+        Ok(registry::contenders().filter(asked).collect())
+    }
+
+    /// How much is to be measured.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let repetitions = if self.quick { 1 } else { 9 };
+        Plan {
+            repetitions: self.repetitions.map_or(repetitions, |count| count as usize),
+            budget: self.repetitions.is_none().then_some(Duration::from_secs(self.budget)),
+            limit: self.limit.map(Duration::from_secs),
+            seed: self.seed,
+        }
+    }
+
+    /// When a verifying replay is cut off.
+    #[must_use]
+    pub fn verify_limit(&self) -> Duration {
+        Duration::from_secs(self.limit.unwrap_or(120))
+    }
+
+    /// How much of the generated workloads is made.
+    #[must_use]
+    pub fn scale(&self) -> Scale {
+        Scale { seed: self.seed, operations: if self.quick { 100_000 } else { 400_000 } }
+    }
+
+    /// The peers that could not be built.
+    ///
+    /// # Errors
+    ///
+    /// When an entry is not `NAME=REASON`.
+    pub fn skipped(&self) -> Result<Skipped> {
+        let mut skipped = Skipped::new();
+        for entry in &self.skipped {
+            let Some((name, reason)) = entry.split_once('=') else {
+                bail!("--skipped takes NAME=REASON, not {entry:?}");
+            };
+            skipped.insert(name.to_owned(), reason.to_owned());
+        }
+        Ok(skipped)
+    }
+}
+
+/// The contender of a name that the user typed.
+///
+/// # Errors
+///
+/// When there is none; the message lists near matches.
+pub fn known_contender(name: &str) -> Result<&'static Contender> {
+    let names = registry::contenders().map(|contender| contender.name);
+    registry::contender(name).ok_or_else(|| anyhow!(unknown("contender", name, names)))
+}
+
+/// What to say about a name that nobody bears.
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<_> = known.collect();
+    let mut near: Vec<_> = known
+        .iter()
+        .map(|&other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(score, _)| *score > 0.7)
+        .collect();
+    near.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let near: Vec<_> = near.into_iter().take(3).map(|(_, name)| name).collect();
+    match near.as_slice() {
+        [] => format!("there is no {what} {name:?}; there are: {}", known.join(", ")),
+        near => format!(
+            "there is no {what} {name:?}; did you mean {}? --list shows all",
+            near.join(" or ")
+        ),
+    }
+}
+
+/// All workloads and contenders, for `--list`.
+#[must_use]
+pub fn list() -> String {
+    let mut text = String::from("Workloads\n");
+    for workload in Workload::recorded().iter().chain(&Workload::generated()) {
+        line(&mut text, &workload.name, &workload.about());
+    }
+    for (kind, heading) in [(Kind::Strategy, "Strategies"), (Kind::Peer, "Peers")] {
+        let _ = writeln!(text, "\n{heading}");
+        for contender in registry::contenders().filter(|contender| contender.kind == kind) {
+            let note = if contender.allocator.is_some() { "" } else { " (not built in)" };
+            line(&mut text, contender.name, &format!("{}{note}", contender.about));
+        }
+    }
+    text
+}
+
+/// Strategies, policies, backends and peers, for `cargo xtask list`.
+#[must_use]
+pub fn list_parts() -> String {
+    let mut text = String::new();
+    let contenders = |list: &'static [Contender]| {
+        list.iter().map(|Contender { name, about, .. }| (*name, *about)).collect()
+    };
+    let parts =
+        |list: &'static [Part]| list.iter().map(|Part { name, about }| (*name, *about)).collect();
+    let groups: [(&str, Vec<_>); 4] = [
+        ("Strategies", contenders(STRATEGIES)),
+        ("Policies", parts(POLICIES)),
+        ("Backends", parts(BACKENDS)),
+        ("Peers", contenders(PEERS)),
+    ];
+    for (number, (heading, entries)) in groups.into_iter().enumerate() {
+        let _ = writeln!(text, "{}{heading}", if number > 0 { "\n" } else { "" });
+        entries.into_iter().for_each(|(name, about)| line(&mut text, name, about));
+    }
+    text
+}
+
+fn line(text: &mut String, name: &str, about: &str) {
+    let _ = writeln!(text, "  {name:<22} {about}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(line: &str) -> Options {
+        Cli::parse_from(["bench"].into_iter().chain(line.split_whitespace())).options
+    }
+
+    #[test]
+    fn names_are_taken_apart_and_the_reference_is_added() {
+        let contenders = options("--strategies tlsf,best-fit").contenders().unwrap();
+        let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
+        assert_eq!(names, ["tlsf", "best-fit", "glibc"]);
+    }
+
+    #[test]
+    fn a_mistyped_name_is_answered_with_near_ones() {
+        let error = options("--strategies tslf").contenders().err().unwrap().to_string();
+        assert!(error.contains("\"tslf\"") && error.contains("did you mean tlsf"), "{error}");
+        let error = options("--only paretto").workloads().err().unwrap().to_string();
+        assert!(error.contains("did you mean pareto"), "{error}");
+        let error = options("--only xxxxxxxx").workloads().err().unwrap().to_string();
+        assert!(error.contains("there are: "), "{error}");
+    }
+
+    #[test]
+    fn a_given_trace_stands_alone_unless_others_are_named() {
+        let names = |line: &str| -> Vec<_> {
+            options(line).workloads().unwrap().into_iter().map(|workload| workload.name).collect()
+        };
+        assert_eq!(names("--trace a/x.rep.gz"), ["x"]);
+        assert_eq!(names("--trace a/x.rep.gz --only pareto"), ["pareto", "x"]);
+        assert_eq!(names("--trace a/x.hwt --trace b/x.hwt"), ["x", "b/x.hwt"]);
+        assert_eq!(names("--trace a/larson.hwt --only larson"), ["larson", "a/larson.hwt"]);
+        assert!(names("").len() >= 5);
+    }
+
+    #[test]
+    fn repetitions_override_the_budget() {
+        let plan = options("--repetitions 4").plan();
+        assert_eq!((plan.repetitions, plan.budget), (4, None));
+        assert_eq!(options("--quick").plan().repetitions, 1);
+        assert!(options("").plan().budget.is_some_and(|budget| budget < Duration::from_secs(180)));
+    }
+}

@@ -1,0 +1,39 @@
+//! The shared harness: workloads against contenders, measured in fresh processes.
+//!
+//! The way of the data, each stage a function with one type on each side:
+//!
+//! | stage | from | to |
+//! |---|---|---|
+//! | [`workload::Workload::load`] | a trace file or a generator | [`script::Script`] |
+//! | [`workload::Workload::prepare`] | the same | [`workload::Prepared`], a script in a file |
+//! | [`worker::main`] (a process each) | a script, a contender, a pass | [`worker::Finding`], a line of JSON |
+//! | [`measure::measure`] | prepared workloads, contenders, a plan | [`measure::Sample`]s |
+//! | [`summary::summarise`] | samples | [`summary::Row`]s |
+//! | [`table::render`], [`json::write`] | rows | text, JSON lines |
+//!
+//! [`registry`] knows all contenders; adding a strategy is one line there.
+//!
+//! # What makes a comparison true
+//!
+//! * Every contender is called through the same boundary, `&dyn GlobalAlloc`, and gets the same script.
+//! * Each sample comes from a process of its own; all contenders of a workload follow each other in random order, and
+//!   figures are medians, relative to glibc in the same run.
+//! * A pass is timed as a whole ([`replay`] says by which clock), with code, script and tables present in memory and the heap as new.
+//! * Memory is touched as a program would touch it, and footprint is the kernel's word (see [`footprint`]).
+
+pub mod cli;
+pub mod contender;
+pub mod footprint;
+pub mod generators;
+pub mod json;
+pub mod measure;
+mod peers;
+pub mod progress;
+pub mod registry;
+pub mod replay;
+pub mod script;
+pub mod summary;
+pub mod table;
+pub mod verify;
+pub mod worker;
+pub mod workload;

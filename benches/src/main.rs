@@ -1,0 +1,187 @@
+//! `heapwright-bench`: compares contenders on workloads. `cargo xtask bench` builds and runs it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use heapwright_benches::cli::{self, Options, ReplayOptions};
+use heapwright_benches::contender::Contender;
+use heapwright_benches::measure::{self, Sample};
+use heapwright_benches::summary::{self, Row, Status};
+use heapwright_benches::worker::{self, Finding, Pass};
+use heapwright_benches::workload::{Prepared, Scale, Workload};
+use heapwright_benches::{json, table};
+use indicatif::{HumanBytes, HumanCount};
+
+/// Compare allocators on recorded and generated workloads.
+///
+/// Prints two tables: time relative to glibc, and peak footprint over peak live bytes. Every sample is taken in a
+/// process of its own. A contender that crashes or hangs fails in its row and does not stop the run.
+#[derive(Parser)]
+#[command(name = "heapwright-bench", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Replay one trace under one contender and print what came of it
+    Replay(ReplayOptions),
+}
+
+fn main() -> ExitCode {
+    // First of all, and without clap, whose memory would come from the heap that the glibc row measures.
+    let mut arguments = std::env::args_os().skip(1);
+    let result = if arguments.next().is_some_and(|first| first == worker::COMMAND) {
+        worker::main(arguments).map(|()| true)
+    } else {
+        let cli = Cli::parse();
+        match &cli.command {
+            Some(Command::Replay(options)) => replay(options),
+            None => bench(&cli.options),
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `false` when a verification found something.
+fn bench(options: &Options) -> Result<bool> {
+    if options.list {
+        print!("{}", cli::list());
+        return Ok(true);
+    }
+    let (workloads, contenders, skipped) =
+        (options.workloads()?, options.contenders()?, options.skipped()?);
+    let folder = tempfile::tempdir().context("making a folder for compiled workloads")?;
+    let scale = options.scale();
+    let prepared: Vec<Prepared> = workloads
+        .iter()
+        .enumerate()
+        .map(|(number, workload)| workload.prepare(scale, folder.path(), number))
+        .collect::<Result<_>>()?;
+    let samples = if options.verify {
+        measure::verify(&prepared, &contenders, options.verify_limit())?
+    } else {
+        measure::measure(&prepared, &contenders, &options.plan())?
+    };
+    let rows = summary::summarise(&prepared, &contenders, &samples, &skipped, options.seed);
+    if let Some(path) = &options.json {
+        json::write(&rows, path)?;
+    }
+    if options.verify {
+        print!("{}", verdict(&rows, &samples));
+        return Ok(rows.iter().all(|row| row.ok));
+    }
+    print!("{}", table::render(&rows));
+    Ok(true)
+}
+
+/// What a verification of many pairs has to say.
+fn verdict(rows: &[Row], samples: &[Sample]) -> String {
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| row.status != Status::Measured) {
+        let word = match row.status {
+            Status::Failed => "FAILED",
+            Status::Slow => "slow",
+            Status::Unfit | Status::Skipped | Status::Measured => "not run",
+        };
+        let reason = row.reason.as_deref().unwrap_or_default();
+        text.push_str(&format!("{word}: {} on {}: {reason}\n", row.contender, row.workload));
+    }
+    let (mut operations, mut checks) = (0, 0);
+    for sample in samples {
+        if let Finding::Verified { operations: more, checks: more_checks, .. } = sample.finding {
+            operations += more;
+            checks += more_checks;
+        }
+    }
+    let count = |status| rows.iter().filter(|row| row.status == status).count();
+    text.push_str(&format!(
+        "verified {} replays, {} operations, {} checks of whole heaps: {} failed\n",
+        count(Status::Measured),
+        HumanCount(operations),
+        HumanCount(checks),
+        count(Status::Failed)
+    ));
+    text
+}
+
+/// `false` when the replay failed.
+fn replay(options: &ReplayOptions) -> Result<bool> {
+    let contender = cli::known_contender(&options.strategy)?;
+    ensure!(
+        contender.allocator.is_some(),
+        "{} is not built into this binary; build it with `--features {0}`",
+        contender.name
+    );
+    let folder = tempfile::tempdir().context("making a folder for the compiled trace")?;
+    let scale = Scale { seed: 0, operations: 0 };
+    let prepared = Workload::given(&options.trace).prepare(scale, folder.path(), 0)?;
+    let facts = &prepared.facts;
+    println!(
+        "{}: {} operations, at most {} in {} objects live",
+        prepared.name,
+        HumanCount(facts.operations),
+        HumanBytes(facts.peak_live),
+        HumanCount(facts.peak_objects)
+    );
+    if let Some(reason) = contender.unfit_for(facts) {
+        println!("{} cannot run it: {reason}", contender.name);
+        return Ok(true);
+    }
+    let passes: &[Pass] =
+        if options.verify { &[Pass::Verify] } else { &[Pass::Time, Pass::Footprint] };
+    let mut well = true;
+    for &pass in passes {
+        well &= one(contender, &prepared, pass, Duration::from_secs(options.limit))?;
+    }
+    Ok(well)
+}
+
+fn one(contender: &Contender, prepared: &Prepared, pass: Pass, limit: Duration) -> Result<bool> {
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let finding =
+        measure::work(&program, Path::new(&prepared.script), contender.name, pass, limit)?;
+    let name = contender.name;
+    let cut = |partial| if partial { " (cut off at the time limit)" } else { "" };
+    match finding {
+        Finding::Time { operations, nanoseconds, partial, .. } => {
+            let each = nanoseconds as f64 / operations.max(1) as f64;
+            let time = Duration::from_nanos(nanoseconds);
+            println!("{name}: {each:.1} ns per operation, {time:.1?} in all{}", cut(partial));
+        }
+        Finding::Footprint { footprint, footprint_error, partial } => {
+            let ratio = footprint as f64 / prepared.facts.peak_live.max(1) as f64;
+            println!(
+                "{name}: peak footprint {} (within {}), {ratio:.3} of peak live bytes{}",
+                HumanBytes(footprint),
+                HumanBytes(footprint_error),
+                cut(partial)
+            );
+        }
+        Finding::Verified { operations, checks, partial } => {
+            let (operations, checks) = (HumanCount(operations), HumanCount(checks));
+            println!(
+                "{name}: verified {operations} operations, {checks} checks of the whole heap{}",
+                cut(partial)
+            );
+        }
+        Finding::Failed { reason } => {
+            println!("{name}: FAILED: {reason}");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,334 @@
+//! From samples to rows: one row for each workload and contender.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::contender::{self, Contender};
+use crate::measure::{Pair, Sample};
+use crate::registry::REFERENCE;
+use crate::worker::Finding;
+use crate::workload::{self, Prepared};
+
+/// What came of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Measured to the end.
+    Measured,
+    /// Cut off at the time limit: it works, and its figures are lower bounds.
+    Slow,
+    /// The contender cannot run this workload; the reason says why.
+    Unfit,
+    /// The contender is not built into this binary; the reason says why.
+    Skipped,
+    /// It crashed, hung, refused a request or broke a promise.
+    Failed,
+}
+
+/// One workload run by one contender. This is a line of `--json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The workload's name.
+    pub workload: String,
+    /// Where the workload comes from.
+    pub workload_kind: workload::Kind,
+    /// The contender's name.
+    pub contender: &'static str,
+    /// Ours, or a peer.
+    pub kind: contender::Kind,
+    /// What came of it.
+    pub status: Status,
+    /// False only if it failed.
+    pub ok: bool,
+    /// Why there are no figures, or why they are bounds.
+    pub reason: Option<String>,
+    /// Operations of the workload.
+    pub operations: u64,
+    /// Median over the samples; a lower bound where the status is slow.
+    pub ns_per_op: Option<f64>,
+    /// The least and the most of the samples.
+    pub ns_per_op_range: Option<[f64; 2]>,
+    /// Timings.
+    pub samples: usize,
+    /// `ns_per_op` over that of the reference in the same run.
+    pub relative_time: Option<f64>,
+    /// The most anonymous memory resident at once over what was before, in bytes.
+    pub peak_footprint: Option<u64>,
+    /// How far off that may be, in bytes.
+    pub peak_footprint_error: Option<u64>,
+    /// The most bytes live at once.
+    pub peak_live: u64,
+    /// `peak_footprint` over `peak_live`.
+    pub footprint_ratio: Option<f64>,
+    /// Seeds generators and order.
+    pub seed: u64,
+}
+
+/// What is skipped because it could not be built, and why.
+pub type Skipped = BTreeMap<String, String>;
+
+/// Sums up all samples. Rows come in the order of workloads, then of contenders.
+#[must_use]
+pub fn summarise(
+    workloads: &[Prepared],
+    contenders: &[&'static Contender],
+    samples: &[Sample],
+    skipped: &Skipped,
+    seed: u64,
+) -> Vec<Row> {
+    let mut findings: BTreeMap<Pair, Vec<&Finding>> = BTreeMap::new();
+    for Sample { pair, finding } in samples {
+        findings.entry(*pair).or_default().push(finding);
+    }
+    let mut rows = Vec::new();
+    for (workload, prepared) in workloads.iter().enumerate() {
+        let start = rows.len();
+        for (place, contender) in contenders.iter().enumerate() {
+            let found = findings.get(&Pair { workload, contender: place });
+            rows.push(row(prepared, contender, found.map_or(&[], Vec::as_slice), skipped, seed));
+        }
+        let rows = &mut rows[start..];
+        let is_reference =
+            |row: &&Row| row.contender == REFERENCE && row.status == Status::Measured;
+        if let Some(reference) = rows.iter().find(is_reference).and_then(|row| row.ns_per_op) {
+            for row in rows {
+                row.relative_time = row.ns_per_op.map(|time| time / reference);
+            }
+        }
+    }
+    rows
+}
+
+fn row(
+    workload: &Prepared,
+    contender: &'static Contender,
+    findings: &[&Finding],
+    skipped: &Skipped,
+    seed: u64,
+) -> Row {
+    let (status, reason) = status(workload, contender, findings, skipped);
+    let operations = workload.facts.operations;
+    // A replay that was cut off took longer than it did, spread over all that it should have done.
+    let time = |finding: &&Finding| match finding {
+        Finding::Time { nanoseconds, .. } => Some(*nanoseconds as f64 / operations.max(1) as f64),
+        _ => None,
+    };
+    // Figures of something that failed half the time mean nothing.
+    let findings = if status == Status::Failed { &[] } else { findings };
+    let times: Vec<f64> = findings.iter().filter_map(time).collect();
+    let footprint = footprint(findings);
+    let peak_live = workload.facts.peak_live;
+    Row {
+        workload: workload.name.clone(),
+        workload_kind: workload.kind,
+        contender: contender.name,
+        kind: contender.kind,
+        status,
+        ok: status != Status::Failed,
+        reason,
+        operations,
+        ns_per_op: median(&times),
+        ns_per_op_range: range(&times),
+        samples: times.len(),
+        relative_time: None,
+        peak_footprint: footprint.map(|(peak, _)| peak),
+        peak_footprint_error: footprint.map(|(_, error)| error),
+        peak_live,
+        footprint_ratio: footprint.map(|(peak, _)| peak as f64 / peak_live.max(1) as f64),
+        seed,
+    }
+}
+
+fn status(
+    workload: &Prepared,
+    contender: &Contender,
+    findings: &[&Finding],
+    skipped: &Skipped,
+) -> (Status, Option<String>) {
+    if contender.allocator.is_none() {
+        let reason = skipped.get(contender.name).cloned();
+        let reason = reason.unwrap_or_else(|| {
+            "not built into this binary; `cargo xtask bench` builds it".to_owned()
+        });
+        return (Status::Skipped, Some(reason));
+    }
+    if let Some(reason) = contender.unfit_for(&workload.facts) {
+        return (Status::Unfit, Some(reason));
+    }
+    let failure = findings.iter().find_map(|finding| match finding {
+        Finding::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    });
+    if failure.is_some() {
+        return (Status::Failed, failure);
+    }
+    for finding in findings {
+        match finding {
+            Finding::Time { partial: true, operations, .. } => {
+                let share = 100.0 * *operations as f64 / workload.facts.operations.max(1) as f64;
+                let reason = format!("cut off at the time limit, with {share:.1} % done");
+                return (Status::Slow, Some(reason));
+            }
+            Finding::Footprint { partial: true, .. } | Finding::Verified { partial: true, .. } => {
+                return (Status::Slow, Some("cut off at the time limit".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    if findings.is_empty() {
+        return (Status::Failed, Some("it was never run".to_owned()));
+    }
+    (Status::Measured, None)
+}
+
+/// The footprint from its own pass, or from the high-water mark of a timing where there is none.
+fn footprint(findings: &[&Finding]) -> Option<(u64, u64)> {
+    let exact = findings.iter().find_map(|finding| match finding {
+        Finding::Footprint { footprint, footprint_error, .. } => {
+            Some((*footprint, *footprint_error))
+        }
+        _ => None,
+    });
+    let mark = || {
+        let marks = findings.iter().filter_map(|finding| match finding {
+            Finding::Time { footprint, footprint_error, .. } => {
+                Some((*footprint, *footprint_error))
+            }
+            _ => None,
+        });
+        marks.max()
+    };
+    exact.or_else(mark)
+}
+
+/// The middle value, or the mean of the two in the middle.
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
+
+fn range(values: &[f64]) -> Option<[f64; 2]> {
+    let least = values.iter().copied().min_by(f64::total_cmp)?;
+    let most = values.iter().copied().max_by(f64::total_cmp)?;
+    Some([least, most])
+}
+
+/// The geometric mean of positive values.
+#[must_use]
+pub fn geometric_mean(values: &[f64]) -> Option<f64> {
+    let sum: f64 = values.iter().map(|value| value.ln()).sum();
+    (!values.is_empty()).then(|| (sum / values.len() as f64).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry;
+    use crate::script::Facts;
+
+    fn prepared(operations: u64) -> Prepared {
+        Prepared {
+            name: "work".to_owned(),
+            kind: workload::Kind::Recorded,
+            facts: Facts {
+                operations,
+                peak_live: 1000,
+                max_size: 64,
+                max_align: 16,
+                ..Facts::default()
+            },
+            script: Default::default(),
+        }
+    }
+
+    fn time(nanoseconds: u64, partial: bool) -> Finding {
+        Finding::Time {
+            operations: 50,
+            nanoseconds,
+            footprint: 5000,
+            footprint_error: 700,
+            partial,
+        }
+    }
+
+    fn rows(findings: &[(&str, Finding)]) -> Vec<Row> {
+        let contenders: Vec<_> = registry::contenders().collect();
+        let sample = |(name, finding): &(&str, Finding)| {
+            let contender =
+                contenders.iter().position(|contender| contender.name == *name).unwrap();
+            Sample { pair: Pair { workload: 0, contender }, finding: finding.clone() }
+        };
+        let samples: Vec<_> = findings.iter().map(sample).collect();
+        summarise(&[prepared(100)], &contenders, &samples, &Skipped::new(), 1)
+    }
+
+    fn find<'a>(rows: &'a [Row], name: &str) -> &'a Row {
+        rows.iter().find(|row| row.contender == name).unwrap()
+    }
+
+    #[test]
+    fn medians_are_relative_to_the_reference() {
+        let rows = rows(&[
+            ("glibc", time(1000, false)),
+            ("tlsf", time(400, false)),
+            ("tlsf", time(500, false)),
+            ("tlsf", time(9000, false)),
+            ("tlsf", Finding::Footprint { footprint: 1500, footprint_error: 4, partial: false }),
+        ]);
+        let tlsf = find(&rows, "tlsf");
+        assert_eq!((tlsf.status, tlsf.ok, tlsf.samples), (Status::Measured, true, 3));
+        assert_eq!((tlsf.ns_per_op, tlsf.relative_time), (Some(5.0), Some(0.5)));
+        assert_eq!(tlsf.ns_per_op_range, Some([4.0, 90.0]));
+        assert_eq!((tlsf.peak_footprint, tlsf.footprint_ratio), (Some(1500), Some(1.5)));
+        assert_eq!(find(&rows, "glibc").peak_footprint, Some(5000)); // from the mark, for want of better
+    }
+
+    #[test]
+    fn a_failure_among_good_samples_is_a_failure() {
+        let reason = "killed by signal 11 (Segmentation fault)".to_owned();
+        let rows = rows(&[
+            ("tlsf", time(400, false)),
+            ("tlsf", Finding::Failed { reason: reason.clone() }),
+        ]);
+        let tlsf = find(&rows, "tlsf");
+        assert_eq!((tlsf.status, tlsf.ok, tlsf.ns_per_op), (Status::Failed, false, None));
+        assert_eq!(tlsf.reason, Some(reason));
+    }
+
+    #[test]
+    fn what_was_cut_off_is_a_lower_bound_and_not_a_failure() {
+        let rows = rows(&[("glibc", time(100, false)), ("coalescing", time(10_000, true))]);
+        let slow = find(&rows, "coalescing");
+        assert_eq!((slow.status, slow.ok), (Status::Slow, true));
+        // All 100 operations would have taken at least what 50 took.
+        assert_eq!((slow.ns_per_op, slow.relative_time), (Some(100.0), Some(100.0)));
+        assert!(slow.reason.as_ref().unwrap().contains("50.0 %"), "{slow:?}");
+    }
+
+    #[test]
+    fn a_peer_that_is_not_built_is_skipped_with_the_reason() {
+        let Some(missing) = registry::PEERS.iter().find(|peer| peer.allocator.is_none()) else {
+            return;
+        };
+        let skipped = Skipped::from([(missing.name.to_owned(), "no compiler".to_owned())]);
+        let rows = summarise(&[prepared(1)], &[missing], &[], &skipped, 1);
+        assert_eq!((rows[0].status, rows[0].ok), (Status::Skipped, true));
+        assert_eq!(rows[0].reason.as_deref(), Some("no compiler"));
+    }
+
+    #[test]
+    fn means_and_medians() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0]), Some(2.0));
+        assert_eq!(geometric_mean(&[]), None);
+        assert!((geometric_mean(&[0.5, 8.0]).unwrap() - 2.0).abs() < 1e-12);
+    }
+}

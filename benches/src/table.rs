@@ -1,0 +1,253 @@
+//! The tables on the terminal: contenders down, workloads across.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableStyle};
+use indicatif::HumanCount;
+
+use crate::contender::Kind;
+use crate::registry::REFERENCE;
+use crate::summary::{Row, Status, geometric_mean};
+
+/// Both tables, and what there is to say about missing figures.
+#[must_use]
+pub fn render(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let times = |row: &Row| row.relative_time;
+    let _ = writeln!(text, "Time relative to {REFERENCE} (lower is better)\n");
+    let _ = writeln!(text, "{}", table(rows, times, &time_heads(rows)));
+    let _ = writeln!(text, "\nPeak footprint over peak live bytes (lower is better)\n");
+    let _ = writeln!(text, "{}", table(rows, |row| row.footprint_ratio, &live_heads(rows)));
+    text.push_str(&notes(rows));
+    text
+}
+
+/// Lines above the contenders: a label, and a value for each workload.
+type Heads = Vec<(&'static str, BTreeMap<String, String>)>;
+
+fn time_heads(rows: &[Row]) -> Heads {
+    let thousands = |row: &Row| HumanCount((row.operations + 500) / 1000).to_string();
+    let operations = rows.iter().map(|row| (row.workload.clone(), thousands(row)));
+    let reference = rows.iter().filter(|row| row.contender == REFERENCE);
+    let times =
+        reference.filter_map(|row| Some((row.workload.clone(), format!("{:.1}", row.ns_per_op?))));
+    vec![("operations, thousands", operations.collect()), ("glibc, ns/operation", times.collect())]
+}
+
+fn live_heads(rows: &[Row]) -> Heads {
+    let mebibytes = |row: &Row| format!("{:.2}", row.peak_live as f64 / f64::from(1 << 20));
+    let live = rows.iter().map(|row| (row.workload.clone(), mebibytes(row)));
+    vec![("peak live, MiB", live.collect())]
+}
+
+/// In the order of their first row.
+fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut unique = Vec::new();
+    values.for_each(|value| {
+        if !unique.contains(&value) {
+            unique.push(value);
+        }
+    });
+    unique
+}
+
+fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> Table {
+    let workloads = unique(rows.iter().map(|row| row.workload.as_str()));
+    let contenders = unique(rows.iter().map(|row| (row.kind, row.contender)));
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Disabled);
+    // Long names in two lines or more, so that columns are as narrow as their figures.
+    let heads_of_columns = workloads.iter().map(|workload| workload.replace('-', "-\n"));
+    table.set_header([String::new(), "mean".to_owned()].into_iter().chain(heads_of_columns));
+    for (label, values) in heads {
+        let values =
+            workloads.iter().map(|&workload| values.get(workload).map_or("", String::as_str));
+        table.add_row([*label, ""].into_iter().chain(values));
+    }
+    for kind in [Kind::Strategy, Kind::Peer] {
+        let of_kind = contenders.iter().filter(|contender| contender.0 == kind);
+        let mut lines: Vec<_> = of_kind
+            .map(|(_, contender)| {
+                let cells: Vec<&Row> =
+                    rows.iter().filter(|row| row.contender == *contender).collect();
+                let figures: Vec<f64> = cells.iter().filter_map(|row| figure(row)).collect();
+                (figures.len() < workloads.len(), geometric_mean(&figures), *contender, cells)
+            })
+            .collect();
+        // The best first; those that did not run everything last, for their means compare with nobody's.
+        lines.sort_by(|one, other| {
+            let key = |line: &(bool, Option<f64>, _, _)| (line.0, line.1.unwrap_or(f64::INFINITY));
+            let (one, other) = (key(one), key(other));
+            one.0.cmp(&other.0).then(one.1.total_cmp(&other.1))
+        });
+        if !lines.is_empty() {
+            table.add_row([heading(kind)]);
+        }
+        for (incomplete, mean, contender, cells) in lines {
+            let slow = cells.iter().any(|row| row.status == Status::Slow);
+            let mean = match mean {
+                Some(mean) => {
+                    format!(
+                        "{}{mean:.2}{}",
+                        if slow { ">" } else { "" },
+                        if incomplete { "*" } else { "" }
+                    )
+                }
+                None => String::new(),
+            };
+            let cell = |workload: &&str| {
+                let row = cells.iter().find(|row| row.workload == *workload);
+                row.map_or_else(String::new, |row| cell(row, figure(row)))
+            };
+            table.add_row(
+                [format!("  {contender}"), mean].into_iter().chain(workloads.iter().map(cell)),
+            );
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((1, 0));
+        if column.index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn heading(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Strategy => "strategies",
+        Kind::Peer => "peers",
+    }
+}
+
+fn cell(row: &Row, figure: Option<f64>) -> String {
+    match (row.status, figure) {
+        (Status::Failed, _) => "FAILED".to_owned(),
+        (Status::Slow, Some(figure)) => format!(">{figure:.2}"),
+        (_, Some(figure)) => format!("{figure:.2}"),
+        (_, None) => "-".to_owned(),
+    }
+}
+
+/// What is missing, and why; what failed comes last, where it is seen.
+fn notes(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let incomplete = rows.iter().any(|row| row.ns_per_op.is_none());
+    text.push_str("\nmean: geometric, over all workloads");
+    if incomplete {
+        text.push_str("; *: over those that it ran, which compares with nobody else's");
+    }
+    if rows.iter().any(|row| row.status == Status::Slow) {
+        text.push_str("; >: at least");
+    }
+    text.push('\n');
+    let headings = [
+        (Status::Skipped, "Not built:"),
+        (Status::Unfit, "Cannot run:"),
+        (Status::Slow, "Cut off at the time limit, so the figures are lower bounds:"),
+        (Status::Failed, "FAILED:"),
+    ];
+    for (status, heading) in headings {
+        let mut reasons: Vec<((&str, &str), Vec<&str>)> = Vec::new();
+        for row in rows.iter().filter(|row| row.status == status) {
+            let reason = row.reason.as_deref().unwrap_or("unknown");
+            // How far each came differs, and is in the JSON.
+            let key = (row.contender, if status == Status::Slow { "" } else { reason });
+            match reasons.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, workloads)) => workloads.push(&row.workload),
+                None => reasons.push((key, vec![&row.workload])),
+            }
+        }
+        if !reasons.is_empty() {
+            let _ = writeln!(text, "\n{heading}");
+        }
+        for ((contender, reason), workloads) in reasons {
+            let _ = match status {
+                Status::Skipped => writeln!(text, "  {contender}: {reason}"),
+                Status::Slow => writeln!(text, "  {contender} on {}", workloads.join(", ")),
+                _ => writeln!(text, "  {contender} on {}: {reason}", workloads.join(", ")),
+            };
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload;
+
+    fn row(
+        workload: &str,
+        contender: &'static str,
+        kind: Kind,
+        status: Status,
+        figure: Option<f64>,
+    ) -> Row {
+        Row {
+            workload: workload.to_owned(),
+            workload_kind: workload::Kind::Recorded,
+            contender,
+            kind,
+            status,
+            ok: status != Status::Failed,
+            reason: (status != Status::Measured).then(|| format!("because {contender} is so")),
+            operations: 123_456,
+            ns_per_op: figure,
+            ns_per_op_range: None,
+            samples: 1,
+            relative_time: figure,
+            peak_footprint: None,
+            peak_footprint_error: None,
+            peak_live: 1 << 20,
+            footprint_ratio: figure,
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn the_best_comes_first_and_what_is_missing_is_explained() {
+        let rows = [
+            row("gcc", "slowish", Kind::Strategy, Status::Measured, Some(4.0)),
+            row("gcc", "quick", Kind::Strategy, Status::Measured, Some(0.5)),
+            row("gcc", "pool", Kind::Strategy, Status::Unfit, None),
+            row("gcc", "list", Kind::Strategy, Status::Slow, Some(99.0)),
+            row("gcc", "glibc", Kind::Peer, Status::Measured, Some(1.0)),
+            row("gcc", "broken", Kind::Peer, Status::Failed, None),
+            row("git", "slowish", Kind::Strategy, Status::Measured, Some(4.0)),
+            row("git", "quick", Kind::Strategy, Status::Measured, Some(2.0)),
+            row("git", "pool", Kind::Strategy, Status::Measured, Some(0.1)),
+            row("git", "list", Kind::Strategy, Status::Measured, Some(1.0)),
+            row("git", "glibc", Kind::Peer, Status::Measured, Some(1.0)),
+            row("git", "broken", Kind::Peer, Status::Failed, None),
+        ];
+        let text = render(&rows);
+        let place =
+            |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part:?} in\n{text}"));
+        assert!(place("quick ") < place("slowish ") && place("slowish ") < place("list "));
+        assert!(place("list ") < place("pool "), "{text}");
+        assert!(
+            text.contains("1.00") && text.contains("0.10*") && text.contains(">99.00"),
+            "{text}"
+        );
+        assert!(place("Cannot run:\n  pool on gcc: because pool is so") > place("glibc"));
+        assert!(
+            place("FAILED:\n  broken on gcc, git: because broken is so") > place("Cut off at the")
+        );
+        assert!(text.contains(" 123 ") && text.contains("peak live, MiB"), "{text}");
+    }
+
+    #[test]
+    fn a_full_table_fits_on_a_wide_terminal() {
+        let names: Vec<String> = (10..26).map(|number| format!("work-{number}")).collect();
+        let rows: Vec<_> = names
+            .iter()
+            .map(|name| {
+                row(name, "linked_list_allocator", Kind::Peer, Status::Measured, Some(123.45))
+            })
+            .collect();
+        let widest = render(&rows).lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= 145, "{widest}");
+    }
+}

@@ -1,0 +1,258 @@
+//! Workers: one process for one sample.
+//!
+//! The harness starts itself again as `heapwright-bench worker SCRIPT CONTENDER PASS MILLISECONDS`; the worker replays
+//! and prints one [`Finding`] as a line of JSON. It does next to nothing before the replay: what it allocated with the
+//! C library's malloc would lie in the heap that the `glibc` row measures.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use memmap2::MmapMut;
+use serde::{Deserialize, Serialize};
+
+use crate::contender::Contender;
+use crate::footprint::{Footprint, HighWater, Meter, Watch};
+use crate::replay::{self, Progress, Refused, Table, Unobserved};
+use crate::script::{Kind, MappedScript};
+use crate::{registry, verify};
+
+/// The first argument of a worker.
+pub const COMMAND: &str = "worker";
+
+/// What a worker is to find out. Each pass has a process of its own, so that none disturbs another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// How long the replay takes.
+    Time,
+    /// How much memory it holds at the highest.
+    Footprint,
+    /// Whether every promise is kept.
+    Verify,
+}
+
+impl Pass {
+    const ALL: [Self; 3] = [Self::Time, Self::Footprint, Self::Verify];
+
+    /// Its name in the worker's arguments.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Footprint => "footprint",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+impl FromStr for Pass {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|pass| pass.name() == name)
+            .with_context(|| format!("there is no pass {name}"))
+    }
+}
+
+/// What a worker found. It is `partial` where the time limit ended the replay: the contender works, but is slow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "found", rename_all = "lowercase")]
+pub enum Finding {
+    /// From [`Pass::Time`].
+    Time {
+        /// Operations carried out.
+        operations: u64,
+        /// What they took together: processor time, or wall time where there are several streams.
+        nanoseconds: u64,
+        /// By the high-water mark, which costs the replay nothing but is less exact than [`Finding::Footprint`].
+        footprint: u64,
+        /// How far off that may be, in bytes.
+        footprint_error: u64,
+        /// The time limit ended the replay.
+        partial: bool,
+    },
+    /// From [`Pass::Footprint`].
+    Footprint {
+        /// The highest footprint over the baseline, in bytes.
+        footprint: u64,
+        /// How far off that may be, in bytes.
+        footprint_error: u64,
+        /// The time limit ended the replay.
+        partial: bool,
+    },
+    /// From [`Pass::Verify`]: nothing was found broken.
+    Verified {
+        /// Operations carried out.
+        operations: u64,
+        /// How often the strategy's own check was called.
+        checks: u64,
+        /// The time limit ended the replay.
+        partial: bool,
+    },
+    /// The contender did not do what was asked, or the worker could not.
+    Failed {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// Runs a worker, from its arguments after [`COMMAND`].
+///
+/// # Errors
+///
+/// When the arguments make no sense or the finding cannot be printed. What goes wrong in between is a finding.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
+    let arguments: Vec<_> = arguments.collect();
+    let [script, contender, pass, limit] = arguments.as_slice() else {
+        bail!("a worker takes four arguments: script, contender, pass, milliseconds");
+    };
+    let text = |argument: &'_ OsString| argument.to_string_lossy().into_owned();
+    let (name, pass, limit) =
+        (text(contender), text(pass).parse()?, Duration::from_millis(text(limit).parse()?));
+    let contender =
+        registry::contender(&name).with_context(|| format!("there is no contender {name}"))?;
+    let finding = work(Path::new(script), contender, pass, limit)
+        .unwrap_or_else(|error| Finding::Failed { reason: format!("{error:#}") });
+    let mut line = serde_json::to_string(&finding)?;
+    line.push('\n');
+    std::io::stdout().write_all(line.as_bytes()).context("printing the finding")
+}
+
+fn work(script: &Path, contender: &Contender, pass: Pass, limit: Duration) -> Result<Finding> {
+    let heap =
+        contender.allocator.with_context(|| format!("{} is not built in", contender.name))?;
+    no_core_dump();
+    let script = MappedScript::open(script)?;
+    let streams = script.streams();
+    let mut tables: Vec<_> =
+        streams.iter().map(|_| Table::new(script.slots())).collect::<Result<_>>()?;
+    prefault();
+    stop_after(limit);
+
+    let all =
+        || streams.iter().copied().flatten().filter(|op| op.kind() != Kind::Rotate).count() as u64;
+    let partial = |operations: u64| STOP.load(Relaxed) && operations < all();
+    Ok(match pass {
+        Pass::Time => {
+            let mark = HighWater::start()?;
+            (contender.prepare)();
+            let mut observers: Vec<_> = streams.iter().map(|_| Unobserved).collect();
+            match replay::run(heap, &streams, &mut tables, &STOP, &mut observers) {
+                Ok(Progress { operations, elapsed }) => {
+                    let Footprint { peak, error } = mark.risen()?;
+                    Finding::Time {
+                        operations,
+                        nanoseconds: elapsed.as_nanos() as u64,
+                        footprint: peak,
+                        footprint_error: error,
+                        partial: partial(operations),
+                    }
+                }
+                Err(refused) => refused.into(),
+            }
+        }
+        Pass::Footprint => {
+            let meter = Meter::start()?;
+            (contender.prepare)();
+            let mut observers: Vec<_> = streams.iter().map(|_| Watch::new(&meter)).collect();
+            match replay::run(heap, &streams, &mut tables, &STOP, &mut observers) {
+                Ok(Progress { operations, .. }) => {
+                    let Footprint { peak, error } = meter.finish()?;
+                    let partial = partial(operations);
+                    Finding::Footprint { footprint: peak, footprint_error: error, partial }
+                }
+                Err(refused) => refused.into(),
+            }
+        }
+        Pass::Verify => {
+            (contender.prepare)();
+            let never_frees = contender.never_frees;
+            let watched =
+                contender.strategy.map(|strategy| verify::Watched { strategy, never_frees });
+            let verified = verify::run(heap, watched, &streams, script.slots(), &STOP)?;
+            let verify::Verified { operations, checks } = verified;
+            Finding::Verified { operations, checks, partial: partial(operations) }
+        }
+    })
+}
+
+impl From<Refused> for Finding {
+    fn from(refused: Refused) -> Self {
+        Self::Failed { reason: refused.to_string() }
+    }
+}
+
+/// Set when the time is up.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Sets [`STOP`] after so much processor time. By a signal: a second thread would make every allocator pay for
+/// threads.
+fn stop_after(limit: Duration) {
+    extern "C" fn stop(_signal: libc::c_int) {
+        STOP.store(true, Relaxed);
+    }
+    // SAFETY: the handler only stores into an atomic; both structures are filled in, zeroes standing for nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = stop as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGPROF, &action, std::ptr::null_mut());
+        let mut timer: libc::itimerval = std::mem::zeroed();
+        timer.it_value.tv_sec = limit.as_secs() as libc::time_t;
+        timer.it_value.tv_usec = libc::suseconds_t::from(limit.subsec_micros().max(1));
+        libc::setitimer(libc::ITIMER_PROF, &timer, std::ptr::null_mut());
+    }
+}
+
+/// A contender that crashes need not write gigabytes to the disk.
+fn no_core_dump() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is filled in.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+}
+
+/// Makes the pages of all code and constants present, and some stack, so that neither is paid for in the replay.
+/// What the kernel refuses is only slower.
+fn prefault() {
+    #[inline(never)]
+    fn stack() {
+        let mut room = [0_u8; 128 << 10];
+        std::hint::black_box(&mut room);
+    }
+    stack();
+    // Memory of its own for the text, not a heap's.
+    let Ok(mut text) = MmapMut::map_anon(1 << 20) else { return };
+    let mut length = 0;
+    let Ok(mut maps) = File::open("/proc/self/maps") else { return };
+    while let Ok(more @ 1..) = maps.read(&mut text[length..]) {
+        length += more;
+    }
+    for line in text[..length]
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok())
+    {
+        // 7f00-7f10 r-xp 00000000 fe:00 1234   /usr/lib/…
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(access), Some(inode)) =
+            (fields.next(), fields.next(), fields.nth(2))
+        else {
+            continue;
+        };
+        let address = |hexadecimal| usize::from_str_radix(hexadecimal, 16).ok();
+        if let Some((Some(start), Some(end))) =
+            range.split_once('-').map(|(start, end)| (address(start), address(end)))
+            && access.starts_with('r')
+            && inode != "0"
+        {
+            // SAFETY: reading pages of a mapping in changes nothing that a program can see.
+            unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_POPULATE_READ) };
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Workloads: what is asked of an allocator, and where it comes from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use heapwright_trace::Trace;
+use serde::Serialize;
+
+use crate::generators::{GENERATORS, Generator};
+use crate::script::{Facts, Script};
+
+/// Where a workload comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A trace that comes with the project.
+    Recorded,
+    /// A trace that the user named.
+    Given,
+    /// Made by a generator.
+    Generated,
+}
+
+/// A workload that has a name, and is not loaded yet.
+pub struct Workload {
+    /// Its name in tables and on the command line.
+    pub name: String,
+    /// Where it comes from.
+    pub kind: Kind,
+    source: Source,
+}
+
+enum Source {
+    File(PathBuf),
+    Generator(&'static Generator),
+}
+
+/// How much of a generated workload is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// The seed of the generators.
+    pub seed: u64,
+    /// About how many operations each makes.
+    pub operations: usize,
+}
+
+/// A workload compiled into a file, for workers to map.
+pub struct Prepared {
+    /// Its name.
+    pub name: String,
+    /// Where it comes from.
+    pub kind: Kind,
+    /// What is known of it.
+    pub facts: Facts,
+    /// The compiled script.
+    pub script: PathBuf,
+}
+
+impl Workload {
+    /// The traces that come with the project, by name.
+    #[must_use]
+    pub fn recorded() -> Vec<Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces");
+        let entries =
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut traces: Vec<_> = entries
+            .filter(|path| path.extension().is_some_and(|extension| extension == "hwt"))
+            .map(|path| Self { kind: Kind::Recorded, ..Self::given(&path) })
+            .collect();
+        traces.sort_by(|one, other| one.name.cmp(&other.name));
+        traces
+    }
+
+    /// The generators.
+    #[must_use]
+    pub fn generated() -> Vec<Self> {
+        let workload = |generator: &'static Generator| Self {
+            name: generator.name.to_owned(),
+            kind: Kind::Generated,
+            source: Source::Generator(generator),
+        };
+        GENERATORS.iter().map(workload).collect()
+    }
+
+    /// A trace somewhere; its name is the file's, up to the first dot.
+    #[must_use]
+    pub fn given(path: &Path) -> Self {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let stem = file.split('.').find(|part| !part.is_empty()).unwrap_or("trace");
+        Self { name: stem.to_owned(), kind: Kind::Given, source: Source::File(path.to_owned()) }
+    }
+
+    /// What it is, in one line.
+    #[must_use]
+    pub fn about(&self) -> String {
+        match &self.source {
+            Source::Generator(generator) => generator.about.to_owned(),
+            Source::File(path) => match Trace::load(path) {
+                Ok(trace) => trace.summary().command.clone(),
+                Err(error) => error.to_string(),
+            },
+        }
+    }
+
+    /// Loads or generates it and compiles it.
+    ///
+    /// # Errors
+    ///
+    /// When the trace cannot be read or is damaged.
+    pub fn load(&self, scale: Scale) -> Result<Script> {
+        match &self.source {
+            Source::File(path) => Script::compile(&Trace::load(path)?),
+            Source::Generator(generator) => (generator.generate)(scale.seed, scale.operations),
+        }
+    }
+
+    /// Loads and compiles it, and writes it into `folder` as a file named after `number`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workload::load`]; and when the file cannot be written.
+    pub fn prepare(&self, scale: Scale, folder: &Path, number: usize) -> Result<Prepared> {
+        let Self { name, kind, .. } = self;
+        let script = self.load(scale).with_context(|| format!("loading the workload {name}"))?;
+        let path = folder.join(format!("{number}.script"));
+        script.write(&path)?;
+        Ok(Prepared {
+            name: name.clone(),
+            kind: *kind,
+            facts: script.facts().clone(),
+            script: path,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_named_after_its_file() {
+        let name = |path: &str| Workload::given(Path::new(path)).name;
+        assert_eq!(name("/a.b/grep.rep.gz"), "grep");
+        assert_eq!(name("service.hwt"), "service");
+        assert_eq!(name(".hidden"), "hidden");
+    }
+
+    #[test]
+    fn a_broken_trace_is_an_error_that_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broken.hwt");
+        std::fs::write(&path, "no trace").unwrap();
+        let scale = Scale { seed: 0, operations: 0 };
+        let error = Workload::given(&path).prepare(scale, folder.path(), 0).err().unwrap();
+        assert!(format!("{error:#}").contains("broken.hwt"), "{error:#}");
+    }
+}

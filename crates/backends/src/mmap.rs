@@ -1,0 +1,203 @@
+//! Anonymous mappings.
+
+use core::ptr::{self, NonNull};
+
+use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
+
+use crate::sys::{self, keeping_errno};
+use crate::{round_down, round_up};
+
+/// Private anonymous mappings: page by page, each of which can go back on its own.
+///
+/// A mapping is asked for right behind the last one, and the first of a value of this type at a random
+/// place with room behind it, so that regions mostly continue each other. That is a wish: where the
+/// place is taken, the kernel chooses another. Alignment costs no memory: what is mapped too much for
+/// it is unmapped at once.
+///
+/// Each call costs a system call; an alignment of more than a page up to four.
+///
+/// [`shrink`](HeapBackend::shrink) takes any whole pages, those at the start or in the middle of a
+/// region too. [`resize`](HeapBackend::resize) is `mremap`, which moves page tables instead of bytes.
+#[derive(Debug, Default)]
+pub struct Mmap {
+    /// Where the last region ended; zero for a place not chosen yet.
+    next: usize,
+}
+
+impl New for Mmap {
+    const NEW: Self = Self { next: 0 };
+}
+
+/// Maps `size` bytes, a multiple of the page, preferably at `wish`.
+fn map(wish: usize, size: usize) -> Option<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let wish = ptr::without_provenance_mut(wish);
+    // SAFETY: without MAP_FIXED a new mapping replaces no other.
+    let start = keeping_errno(|| unsafe { libc::mmap(wish, size, protection, kind, -1, 0) });
+    if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+/// Unmaps pages, and says whether that worked: it fails where the process has too many mappings to
+/// cut one in two.
+///
+/// # Safety
+///
+/// They are the caller's, and nobody uses them.
+unsafe fn unmap(start: NonNull<u8>, size: usize) -> bool {
+    // SAFETY: the caller promises unused pages.
+    size == 0 || keeping_errno(|| unsafe { libc::munmap(start.as_ptr().cast(), size) == 0 })
+}
+
+/// Maps more than is asked for, and unmaps what lies in front of the aligned part and behind it.
+#[cold]
+pub(crate) fn map_and_cut(size: usize, align: usize) -> Option<NonNull<u8>> {
+    let whole = size.checked_add(align - sys::page_size())?;
+    if whole > isize::MAX as usize {
+        return None;
+    }
+    let start = map(0, whole)?;
+    let front = start.addr().get().wrapping_neg() & (align - 1);
+    // SAFETY: just mapped, and used by nobody; front, aligned part and back are disjoint.
+    unsafe {
+        let aligned = start.add(front);
+        if !unmap(aligned.add(size), whole - front - size) {
+            unmap(start, whole);
+            return None;
+        }
+        if !unmap(start, front) {
+            unmap(start, front + size);
+            return None;
+        }
+        Some(aligned)
+    }
+}
+
+/// Where the first region of a source may go: one of 2²⁵ places of 2 MiB above 4 TiB, far from where
+/// the kernel maps by itself, so that there is room behind it.
+fn first_place() -> usize {
+    if cfg!(target_pointer_width = "64") {
+        let place = (sys::entropy() & ((1 << 25) - 1)) << 21;
+        (place + (1 << 42)) as usize
+    } else {
+        0
+    }
+}
+
+impl Mmap {
+    /// Mappings.
+    pub const fn new() -> Self {
+        Self::NEW
+    }
+
+    fn map_aligned(&mut self, size: usize, align: usize) -> Option<Region> {
+        let page = sys::page_size();
+        let size = round_up(size.max(1), page)?;
+        if size > isize::MAX as usize || align > isize::MAX as usize {
+            return None;
+        }
+        if self.next == 0 {
+            self.next = first_place();
+        }
+        let wish = round_up(self.next, align).unwrap_or(0);
+        let mut start = map(wish, size)?;
+        if start.addr().get() & (align - 1) != 0 {
+            // SAFETY: just mapped, and used by nobody.
+            unsafe { unmap(start, size) };
+            start = map_and_cut(size, align)?;
+        }
+        let end = start.addr().get() + size;
+        // Where the wish was not granted, there is no room behind: look for another place.
+        self.next = if start.addr().get() == wish { end } else { 0 };
+        Some(Region { start, size, zeroed: true })
+    }
+}
+
+// SAFETY: a mapping is readable and writable, is the only one at its addresses, and stays until it is
+// unmapped, which `shrink` and `resize` do. The kernel gives anonymous pages zeroed.
+unsafe impl HeapBackend for Mmap {
+    fn page_size(&self) -> usize {
+        sys::page_size()
+    }
+
+    #[cold]
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.map_aligned(size, align).ok_or(OutOfMemory)
+    }
+
+    #[cold]
+    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        let page = sys::page_size();
+        let size = round_up(size.max(1), page).ok_or(OutOfMemory)?;
+        if size > isize::MAX as usize || align > isize::MAX as usize {
+            return Err(OutOfMemory);
+        }
+        let start = if align <= page { map(0, size) } else { map_and_cut(size, align) };
+        Ok(Region { start: start.ok_or(OutOfMemory)?, size, zeroed: true })
+    }
+
+    #[cold]
+    unsafe fn shrink(&mut self, region: Region) -> usize {
+        let page = sys::page_size();
+        let end = region.end();
+        let Some(from) = round_up(region.addr(), page).filter(|&from| from < end) else { return 0 };
+        if round_down(end, page) != end {
+            // Its last page belongs to others too, so nothing can be taken from its end.
+            return 0;
+        }
+        let size = end - from;
+        // SAFETY: the caller promises that nobody uses the region, and these pages lie within it.
+        if unsafe { !unmap(region.start.add(region.size - size), size) } {
+            return 0;
+        }
+        if self.next == end {
+            self.next = from;
+        }
+        size
+    }
+
+    #[cold]
+    unsafe fn resize(&mut self, region: Region, new_size: usize, may_move: bool) -> Option<Region> {
+        let page = sys::page_size();
+        let size = round_up(new_size.max(1), page)?;
+        if size > isize::MAX as usize || region.addr() & (page - 1) != 0 {
+            return None;
+        }
+        let how = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
+        // SAFETY: the caller promises a whole region, which nobody uses at its old place if it moves.
+        let start = keeping_errno(|| unsafe {
+            libc::mremap(region.start.as_ptr().cast(), region.size, size, how)
+        });
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let start = NonNull::new(start.cast())?;
+        let resized = Region { start, size, zeroed: true };
+        if self.next == region.end() {
+            self.next = resized.end();
+        }
+        Some(resized)
+    }
+
+    #[cold]
+    unsafe fn discard(&mut self, region: Region) -> bool {
+        // SAFETY: the caller promises a part of a region, which is private anonymous memory.
+        unsafe { sys::discard(region.addr(), region.end()) }
+    }
+
+    #[cold]
+    unsafe fn populate(&mut self, region: Region) {
+        // SAFETY: the caller promises a part of a region, which is private anonymous memory.
+        unsafe { sys::populate(region.addr(), region.end()) };
+    }
+
+    #[cold]
+    fn is_readable(&self, addr: usize) -> bool {
+        sys::is_readable(addr)
+    }
+
+    #[cold]
+    fn entropy(&self) -> u64 {
+        sys::entropy()
+    }
+}

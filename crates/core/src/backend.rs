@@ -1,0 +1,127 @@
+//! Where a heap's memory comes from and goes back to.
+
+use core::ptr::NonNull;
+
+use crate::OutOfMemory;
+
+/// A contiguous stretch of memory that a backend gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its first byte.
+    pub start: NonNull<u8>,
+    /// Its length in bytes.
+    pub size: usize,
+    /// Whether every byte of it is known to be zero.
+    pub zeroed: bool,
+}
+
+impl Region {
+    /// The address of the first byte.
+    #[inline]
+    pub fn addr(&self) -> usize {
+        self.start.as_ptr() as usize
+    }
+
+    /// The address just past the last byte.
+    #[inline]
+    pub fn end(&self) -> usize {
+        self.addr() + self.size
+    }
+}
+
+/// A source of memory: the program break, mappings, a caller's arena.
+///
+/// # For callers
+///
+/// Memory is asked for with [`grow`](Self::grow). A *contiguous* source continues the last region
+/// when it can: the caller sees it by the new region's start being the old one's end, and may then
+/// treat both as one. Nothing else may be assumed of the order of addresses.
+///
+/// # For implementers
+///
+/// A backend runs underneath an allocator: it never allocates, never panics, takes no lock that
+/// may allocate.
+///
+/// # Safety
+///
+/// A region that `grow`, `map` or `resize` returned is readable and writable, is aliased by nothing
+/// else, and stays so until it, or the part of it in question, has been given to `shrink` or
+/// `resize`, or the backend is dropped. `zeroed` is true only where every byte is zero.
+pub unsafe trait HeapBackend {
+    /// The granule of this source in bytes, a power of two: what `grow` rounds up to.
+    fn page_size(&self) -> usize;
+
+    /// Obtains a region of at least `size` bytes that starts at a multiple of `align`, a power of
+    /// two.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`] when the source has no such region; nothing has changed then.
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory>;
+
+    /// Obtains a region that stands alone: it continues no other, and can go back whole, or be resized,
+    /// at any time. Sources that cannot do that, a break or an arena, have none.
+    ///
+    /// # Errors
+    ///
+    /// As [`grow`](Self::grow).
+    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        let _ = (size, align);
+        Err(OutOfMemory)
+    }
+
+    /// Gives back the end of a region, and says how many bytes of its *end* were really taken:
+    /// all of `region.size`, a part (a mapping is cut at a page), or none.
+    /// What was not taken stays the caller's.
+    ///
+    /// # Safety
+    ///
+    /// `region` is a region of this backend, or the end of one, which nobody uses any more.
+    unsafe fn shrink(&mut self, region: Region) -> usize;
+
+    /// Changes the size of a whole region to at least `new_size` bytes, keeping its contents up
+    /// to the smaller size: where it stands, or, if `may_move`, by moving it whole.
+    /// `None` when that cannot be done; nothing has changed then. The new region's `zeroed` speaks
+    /// of the bytes beyond the old size.
+    ///
+    /// # Safety
+    ///
+    /// `region` is a whole region of this backend. If it moves, nobody uses its old addresses.
+    unsafe fn resize(&mut self, region: Region, new_size: usize, may_move: bool) -> Option<Region> {
+        let _ = (region, new_size, may_move);
+        None
+    }
+
+    /// Keeps the addresses of a region and gives back the pages that lie wholly inside it. Says
+    /// whether those pages now read as zero.
+    ///
+    /// # Safety
+    ///
+    /// `region` is a part of a region of this backend, and nobody needs its contents any more.
+    unsafe fn discard(&mut self, region: Region) -> bool {
+        let _ = region;
+        false
+    }
+
+    /// Makes the pages of a region present at once, which costs a fraction of a page fault for each
+    /// of them. A wish: it changes no contents, and may do nothing.
+    ///
+    /// # Safety
+    ///
+    /// `region` is a part of a region of this backend.
+    unsafe fn populate(&mut self, region: Region) {
+        let _ = region;
+    }
+
+    /// Whether the byte at `addr` may be read. Called only for addresses that a program handed in
+    /// and that lie in no region, so it may be slow (one system call).
+    fn is_readable(&self, addr: usize) -> bool {
+        let _ = addr;
+        false
+    }
+
+    /// Bits that an attacker cannot guess, to key the checks with; zero where there are none.
+    fn entropy(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,265 @@
+//! What every allocator of this workspace is.
+//!
+//! [`Engine`] is an allocator that one owner drives; [`Strategy`] is one that many threads may
+//! drive at once. [`Locked`](crate::Locked) makes the second out of the first, and faces, test kit
+//! and harness need no more than the second.
+
+use core::alloc::Layout;
+use core::ptr::{self, NonNull};
+
+use crate::{BlockInfo, Broken, HeapError, Stats};
+
+/// The largest requests that an allocator serves. Larger ones fail cleanly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest size in bytes.
+    pub max_size: usize,
+    /// Largest alignment in bytes.
+    pub max_align: usize,
+}
+
+impl Limits {
+    /// The limits of a general-purpose heap: any size that fits the address space, any alignment
+    /// up to 1 GiB.
+    pub const GENERAL: Self = Self { max_size: isize::MAX as usize, max_align: 1 << 30 };
+
+    /// Whether a request is within the limits.
+    #[inline]
+    pub const fn admit(self, layout: Layout) -> bool {
+        layout.size() <= self.max_size && layout.align() <= self.max_align
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::GENERAL
+    }
+}
+
+/// An allocator with one owner at a time.
+///
+/// # For callers
+///
+/// Every pointer that comes from an engine is given back to the same engine. Zero-sized requests
+/// are served with a block of the smallest size. An engine never panics and never allocates from
+/// elsewhere; a request that cannot be served fails and changes nothing.
+///
+/// # For implementers
+///
+/// Implement the required methods; the provided ones are right for every engine, and are there to
+/// be replaced by faster ones.
+///
+/// # Safety
+///
+/// A block that [`allocate`](Self::allocate) returned is readable and writable for `layout.size()`
+/// bytes, starts at a multiple of `layout.align()`, and overlaps no other block in use, until it is
+/// given to `deallocate` or moved by `reallocate`; moving the engine moves no block.
+pub unsafe trait Engine {
+    /// The largest requests that this engine serves.
+    const LIMITS: Limits = Limits::GENERAL;
+
+    /// A block for `layout`, or `None` when there is no memory for it or it exceeds the limits.
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>>;
+
+    /// As [`allocate`](Self::allocate), with the first `layout.size()` bytes zero. Engines that
+    /// know which pages are fresh do not zero those again.
+    fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let block = self.allocate(layout)?;
+        // SAFETY: `allocate` returned at least `layout.size()` writable bytes.
+        unsafe { ptr::write_bytes(block.as_ptr(), 0, layout.size()) };
+        Some(block)
+    }
+
+    /// Frees a block whose size the caller does not know (C's `free`).
+    ///
+    /// # Errors
+    ///
+    /// What the engine's checks find; an engine without checks finds nothing.
+    ///
+    /// # Safety
+    ///
+    /// `block` is in use and came from this engine. An engine with checks tolerates the rest: any
+    /// pointer at all, as far as its documentation promises.
+    unsafe fn deallocate(&mut self, block: NonNull<u8>) -> Result<(), HeapError>;
+
+    /// Frees a block of which the caller knows the layout (Rust's `dealloc`, C++'s sized delete).
+    ///
+    /// # Errors
+    ///
+    /// As [`deallocate`](Self::deallocate).
+    ///
+    /// # Safety
+    ///
+    /// As [`deallocate`](Self::deallocate); `layout` is the one that the block was asked for with.
+    #[inline]
+    unsafe fn deallocate_sized(
+        &mut self,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<(), HeapError> {
+        let _ = layout;
+        // SAFETY: the caller promises the same.
+        unsafe { self.deallocate(block) }
+    }
+
+    /// Changes the size of a block, in place where possible, keeping the first
+    /// `min(layout.size(), new_size)` bytes and the alignment.
+    ///
+    /// # Errors
+    ///
+    /// [`HeapError::OutOfMemory`], or what the engine's checks find. The block is as it was then.
+    ///
+    /// # Safety
+    ///
+    /// As [`deallocate`](Self::deallocate). `layout.align()` is what the block was asked for with;
+    /// `layout.size()` is at most its usable size.
+    unsafe fn reallocate(
+        &mut self,
+        block: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises what `reallocate_by_moving` asks for.
+        unsafe { reallocate_by_moving(self, block, layout, new_size) }
+    }
+
+    /// How many bytes of a block in use the program may use: at least what it asked for.
+    ///
+    /// # Safety
+    ///
+    /// `block` is in use and came from this engine.
+    unsafe fn usable_size(&self, block: NonNull<u8>) -> usize;
+
+    /// Gives back to the backend what can be given back, and says how many bytes that was.
+    fn trim(&mut self) -> usize {
+        0
+    }
+
+    /// The sums of the heap. Costs a walk over all blocks.
+    fn stats(&self) -> Stats;
+
+    /// Shows every block, region by region; within a region by rising address.
+    /// `visit` must not use the engine.
+    fn walk(&self, visit: &mut dyn FnMut(BlockInfo));
+
+    /// Verifies every invariant of the engine. Costs at least a walk over all blocks.
+    ///
+    /// # Errors
+    ///
+    /// The first invariant that is found broken.
+    fn check(&self) -> Result<(), Broken>;
+}
+
+/// The way of resizing that always works: allocate, copy, free. For engines whose blocks cannot
+/// change in place, and for the last resort of those whose can.
+///
+/// # Errors
+///
+/// As [`Engine::reallocate`].
+///
+/// # Safety
+///
+/// As [`Engine::reallocate`].
+pub unsafe fn reallocate_by_moving<E: Engine + ?Sized>(
+    engine: &mut E,
+    block: NonNull<u8>,
+    layout: Layout,
+    new_size: usize,
+) -> Result<NonNull<u8>, HeapError> {
+    let new_layout =
+        Layout::from_size_align(new_size, layout.align()).map_err(|_| HeapError::OutOfMemory)?;
+    let new = engine.allocate(new_layout).ok_or(HeapError::OutOfMemory)?;
+    // SAFETY: both blocks are in use, hence disjoint, and at least that long. The old one is the
+    // caller's to free; should the checks refuse it, the new one, just made, goes back instead.
+    unsafe {
+        ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), layout.size().min(new_size));
+        match engine.deallocate(block) {
+            Ok(()) => Ok(new),
+            Err(error) => {
+                let _ = engine.deallocate(new);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// An allocator that any number of threads may use at once: what faces, harness and test kit take.
+///
+/// The methods mean what those of [`Engine`] mean.
+///
+/// # Safety
+///
+/// As [`Engine`], and also when threads call it at the same time.
+pub unsafe trait Strategy {
+    /// The largest requests that this strategy serves.
+    fn limits(&self) -> Limits {
+        Limits::GENERAL
+    }
+
+    /// See [`Engine::allocate`].
+    fn allocate(&self, layout: Layout) -> Option<NonNull<u8>>;
+
+    /// See [`Engine::allocate_zeroed`].
+    fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<u8>>;
+
+    /// See [`Engine::deallocate`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Engine::deallocate`].
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::deallocate`].
+    unsafe fn deallocate(&self, block: NonNull<u8>) -> Result<(), HeapError>;
+
+    /// See [`Engine::deallocate_sized`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Engine::deallocate`].
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::deallocate_sized`].
+    unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError>;
+
+    /// See [`Engine::reallocate`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Engine::reallocate`].
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::reallocate`].
+    unsafe fn reallocate(
+        &self,
+        block: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError>;
+
+    /// See [`Engine::usable_size`].
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::usable_size`].
+    unsafe fn usable_size(&self, block: NonNull<u8>) -> usize;
+
+    /// See [`Engine::trim`].
+    fn trim(&self) -> usize;
+
+    /// See [`Engine::stats`].
+    fn stats(&self) -> Stats;
+
+    /// See [`Engine::walk`].
+    fn walk(&self, visit: &mut dyn FnMut(BlockInfo));
+
+    /// See [`Engine::check`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Engine::check`].
+    fn check(&self) -> Result<(), Broken>;
+}

@@ -1,0 +1,2 @@
+//! A real program with this strategy as its allocator.
+heapwright_testkit::global_program!(heapwright_kingsley::Kingsley);

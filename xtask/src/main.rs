@@ -1,0 +1,95 @@
+//! `cargo xtask`: the project's own commands.
+//!
+//! It links no peer: the harness is built and run as a program of its own, so a peer that cannot be built on this
+//! machine costs its rows and nothing else.
+
+mod bench;
+mod cargo;
+mod record;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use heapwright_benches::cli::{self, Options, ReplayOptions};
+
+/// The commands of Heapwright.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compare all strategies and well-known allocators on recorded and generated workloads
+    ///
+    /// Builds the harness in release mode with all peers; one that cannot be built is left out and named. Prints two
+    /// tables: time relative to glibc, and peak footprint over peak live bytes.
+    Bench(Options),
+
+    /// List strategies, policies, backends and peers
+    List,
+
+    /// Run everything that CI runs: formatting, lints, docs, all tests, verified replays, a short benchmark
+    Test,
+
+    /// Replay one trace under one strategy or peer; print time and footprint, or check every byte
+    Replay(ReplayOptions),
+
+    /// Record what a program asks of malloc into a trace file
+    ///
+    /// Runs the command with the recorder preloaded, with its threads and child processes, and writes the trace of the
+    /// process that asked most. Ends with the command's own exit code.
+    Record(record::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Bench(options) => bench::bench(&options),
+        Command::List => {
+            print!("{}", cli::list_parts());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Test => test::test(),
+        Command::Replay(options) => bench::replay(&options),
+        Command::Record(options) => record::record(&options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_argument_is_explained() {
+        let mut all = Cli::command();
+        all.build();
+        all.clone().debug_assert();
+        for command in all.get_subcommands().filter(|command| command.get_name() != "help") {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+        }
+    }
+}
