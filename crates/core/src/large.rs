@@ -301,7 +301,8 @@ impl<const THRESHOLD: usize> Large for OwnMapping<THRESHOLD> {
             let region = (*mapping).region;
             let offset = payload.as_ptr() as usize - region.as_ptr() as usize;
             let page = backend.page_size();
-            let size = round_up(offset + new_size, page);
+            // An empty block still has a byte of its own: its address may begin a page.
+            let size = round_up(offset + new_size.max(1), page);
             if size == (*mapping).size {
                 return Some(payload);
             }
