@@ -64,7 +64,10 @@ impl HighWater {
     pub fn start() -> Result<Self> {
         fs::write("/proc/self/clear_refs", "5")
             .context("resetting the high-water mark of resident memory")?;
-        Ok(Self { before: status("VmRSS:")? })
+        // By a walk: the kernel's own sum is as far off as the mark, and both errors would add up.
+        let rollup =
+            File::open("/proc/self/smaps_rollup").context("opening /proc/self/smaps_rollup")?;
+        Ok(Self { before: rolled_up(&rollup, "Rss:")? })
     }
 
     /// How far the mark has risen, in bytes.
@@ -193,12 +196,17 @@ fn faults() -> u64 {
     (usage.ru_minflt + usage.ru_majflt) as u64
 }
 
-/// Anonymous resident bytes of this process, by a walk of the kernel over its page tables. Allocates nothing.
+/// Anonymous resident bytes of this process.
 fn anonymous(rollup: &File) -> io::Result<u64> {
+    rolled_up(rollup, "Anonymous:")
+}
+
+/// A sum over all mappings, in bytes, by a walk of the kernel over the page tables. Allocates nothing.
+fn rolled_up(rollup: &File, name: &str) -> io::Result<u64> {
     let mut text = [0; 2048];
     let length = rollup.read_at(&mut text, 0)?;
-    field(&text[..length], "Anonymous:")
-        .ok_or_else(|| io::Error::other("smaps_rollup has no line Anonymous"))
+    field(&text[..length], name)
+        .ok_or_else(|| io::Error::other(format!("smaps_rollup has no line {name}")))
 }
 
 /// A field of `/proc/self/status`, in bytes. Allocates nothing.
