@@ -116,6 +116,9 @@ mod tests {
         ) -> Result<NonNull<u8>, HeapError> {
             Err(HeapError::OutOfMemory)
         }
+        unsafe fn resize(&self, _: NonNull<u8>, _: usize) -> Result<NonNull<u8>, HeapError> {
+            Err(HeapError::OutOfMemory)
+        }
         unsafe fn usable_size(&self, _: NonNull<u8>) -> usize {
             64
         }
@@ -129,6 +132,11 @@ mod tests {
         fn check(&self) -> Result<(), Broken> {
             Ok(())
         }
+        fn freeze(&self) {}
+        fn try_freeze(&self) -> bool {
+            true
+        }
+        unsafe fn thaw(&self) {}
     }
 
     fn small(never_frees: bool) -> Contender {

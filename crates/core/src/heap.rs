@@ -630,6 +630,22 @@ unsafe impl<B: HeapBackend, P: Policy, M: Mechanism> Engine for Heap<B, P, M> {
     }
 
     #[inline]
+    unsafe fn resize(
+        &mut self,
+        payload: NonNull<u8>,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises a block in use, or the checks see to it, before its size is read.
+        unsafe {
+            if let Err(error) = self.verify(payload) {
+                return Err(self.misuse(error));
+            }
+            let layout = Layout::from_size_align_unchecked(self.usable_size(payload), GRANULE);
+            self.reallocate(payload, layout, new_size)
+        }
+    }
+
+    #[inline]
     unsafe fn usable_size(&self, payload: NonNull<u8>) -> usize {
         // SAFETY: the caller promises a block in use.
         unsafe {

@@ -10,6 +10,7 @@ mod futex;
 
 use core::alloc::Layout;
 use core::cell::Cell;
+use core::mem;
 use core::ptr::NonNull;
 
 use lock_api::{GuardNoSend, Mutex, RawMutex};
@@ -144,6 +145,12 @@ unsafe impl<R: RawMutex, E: Engine> Strategy for Locked<R, E> {
     }
 
     #[inline]
+    unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises the same.
+        unsafe { self.inner.lock().resize(block, new_size) }
+    }
+
+    #[inline]
     unsafe fn usable_size(&self, block: NonNull<u8>) -> usize {
         // SAFETY: the caller promises the same.
         unsafe { self.inner.lock().usable_size(block) }
@@ -163,5 +170,20 @@ unsafe impl<R: RawMutex, E: Engine> Strategy for Locked<R, E> {
 
     fn check(&self) -> Result<(), Broken> {
         self.inner.lock().check()
+    }
+
+    fn freeze(&self) {
+        mem::forget(self.inner.lock());
+    }
+
+    fn try_freeze(&self) -> bool {
+        self.inner.try_lock().map(mem::forget).is_some()
+    }
+
+    unsafe fn thaw(&self) {
+        const { assert!(size_of::<R::Guard>() == 0, "a guard is a mark, not a value to be kept") };
+        // SAFETY: the caller promises that `freeze` took the lock. It forgot the mark that goes with it, which has no
+        // bytes, so that it is found again anywhere.
+        unsafe { self.inner.force_unlock(NonNull::dangling().read()) }
     }
 }

@@ -7,7 +7,7 @@
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
-use crate::{BlockInfo, Broken, HeapError, Stats};
+use crate::{BlockInfo, Broken, GRANULE, HeapError, Stats};
 
 /// The largest requests that an allocator serves. Larger ones fail cleanly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +111,8 @@ pub unsafe trait Engine {
     ///
     /// # Safety
     ///
-    /// As [`deallocate`](Self::deallocate). `layout.align()` is what the block was asked for with;
-    /// `layout.size()` is at most its usable size.
+    /// As [`deallocate`](Self::deallocate). `layout.align()` is at most what the block was asked for with, and is
+    /// what it has afterwards; `layout.size()` is at most its usable size.
     unsafe fn reallocate(
         &mut self,
         block: NonNull<u8>,
@@ -121,6 +121,30 @@ pub unsafe trait Engine {
     ) -> Result<NonNull<u8>, HeapError> {
         // SAFETY: the caller promises what `reallocate_by_moving` asks for.
         unsafe { reallocate_by_moving(self, block, layout, new_size) }
+    }
+
+    /// As [`reallocate`](Self::reallocate), for callers that know neither the block's size nor its alignment (C's
+    /// `realloc`). A block that moves is aligned to [`GRANULE`](crate::GRANULE).
+    ///
+    /// # Errors
+    ///
+    /// As [`reallocate`](Self::reallocate).
+    ///
+    /// # Safety
+    ///
+    /// As [`deallocate`](Self::deallocate). Engines that check frees check here too, before they look at the block.
+    #[inline]
+    unsafe fn resize(
+        &mut self,
+        block: NonNull<u8>,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises a block in use, all of which may be kept; blocks are aligned to more than
+        // they need be asked for.
+        unsafe {
+            let layout = Layout::from_size_align_unchecked(self.usable_size(block), GRANULE);
+            self.reallocate(block, layout, new_size)
+        }
     }
 
     /// How many bytes of a block in use the program may use: at least what it asked for.
@@ -240,6 +264,17 @@ pub unsafe trait Strategy {
         new_size: usize,
     ) -> Result<NonNull<u8>, HeapError>;
 
+    /// See [`Engine::resize`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Engine::resize`].
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::resize`].
+    unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError>;
+
     /// See [`Engine::usable_size`].
     ///
     /// # Safety
@@ -262,4 +297,19 @@ pub unsafe trait Strategy {
     ///
     /// See [`Engine::check`].
     fn check(&self) -> Result<(), Broken>;
+
+    /// Takes every lock of the strategy and keeps it, so that no thread is in the middle of anything. For a process
+    /// about to fork, whose child has only the thread that forks.
+    fn freeze(&self);
+
+    /// As [`freeze`](Self::freeze) if that takes no waiting, and says whether it did. For signal handlers, which may
+    /// have interrupted the holder of a lock.
+    fn try_freeze(&self) -> bool;
+
+    /// Undoes a [`freeze`](Self::freeze).
+    ///
+    /// # Safety
+    ///
+    /// The strategy is frozen, by this thread, or by the thread of the parent process that became this one.
+    unsafe fn thaw(&self);
 }

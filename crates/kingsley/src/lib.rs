@@ -803,6 +803,22 @@ unsafe impl<B: HeapBackend> Engine for KingsleyHeap<B> {
         unsafe { reallocate_by_moving(self, block, layout, new_size) }
     }
 
+    unsafe fn resize(
+        &mut self,
+        block: NonNull<u8>,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        if let Err(error) = self.find(block) {
+            self.misuses += 1;
+            return Err(error);
+        }
+        // SAFETY: found to be a block in use, hence its size can be read; the caller promises the rest.
+        unsafe {
+            let layout = Layout::from_size_align_unchecked(self.usable_size(block), GRANULE);
+            self.reallocate(block, layout, new_size)
+        }
+    }
+
     #[inline]
     unsafe fn usable_size(&self, block: NonNull<u8>) -> usize {
         // SAFETY: the caller promises a block of ours, in front of which its header stands.
