@@ -5,6 +5,7 @@
 
 mod bench;
 mod cargo;
+mod clib;
 mod record;
 mod test;
 
@@ -44,6 +45,12 @@ enum Command {
     /// Runs the command with the recorder preloaded, with its threads and child processes, and writes the trace of the
     /// process that asked most. Ends with the command's own exit code.
     Record(record::Options),
+
+    /// Build the C library, by which C programs call each strategy by name, with its header
+    ///
+    /// Lays out a static and a shared library, `heapwright.h` and a `heapwright.pc` for pkg-config in one directory, and
+    /// prints how to compile against them.
+    Clib(clib::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test => test::test(),
         Command::Replay(options) => bench::replay(&options),
         Command::Record(options) => record::record(&options),
+        Command::Clib(options) => clib::clib(&options),
     }
 }
 
