@@ -3,9 +3,11 @@
 //! It links no peer: the harness is built and run as a program of its own, so a peer that cannot be built on this
 //! machine costs its rows and nothing else.
 
+mod asm;
 mod bench;
 mod cargo;
 mod clib;
+mod preload;
 mod record;
 mod test;
 
@@ -51,6 +53,18 @@ enum Command {
     /// Lays out a static and a shared library, `heapwright.h` and a `heapwright.pc` for pkg-config in one directory, and
     /// prints how to compile against them.
     Clib(clib::Options),
+
+    /// Build the shared library of each strategy that replaces malloc in any program; print the paths
+    Preload(preload::Options),
+
+    /// Run a command on a strategy in place of malloc
+    ///
+    /// The command's children run on it too. Ends with the command's own exit code. HEAPWRIGHT_STATS=1 and other
+    /// environment variables, which the README lists, show the heap at its end.
+    Run(preload::RunOptions),
+
+    /// Print the annotated assembly of a strategy's allocate and free paths, as programs call them
+    Asm(asm::Options),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +88,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Replay(options) => bench::replay(&options),
         Command::Record(options) => record::record(&options),
         Command::Clib(options) => clib::clib(&options),
+        Command::Preload(options) => preload::preload(&options),
+        Command::Run(options) => preload::run(&options),
+        Command::Asm(options) => asm::asm(&options),
     }
 }
 

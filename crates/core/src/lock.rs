@@ -111,7 +111,7 @@ unsafe impl<R: RawMutex, E: Engine> Strategy for Locked<R, E> {
         E::LIMITS
     }
 
-    #[inline]
+    #[inline(always)] // one function, the face's, from the call to the policy
     fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
         self.inner.lock().allocate(layout)
     }
@@ -121,13 +121,13 @@ unsafe impl<R: RawMutex, E: Engine> Strategy for Locked<R, E> {
         self.inner.lock().allocate_zeroed(layout)
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn deallocate(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         // SAFETY: the caller promises the same.
         unsafe { self.inner.lock().deallocate(block) }
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError> {
         // SAFETY: the caller promises the same.
         unsafe { self.inner.lock().deallocate_sized(block, layout) }

@@ -70,6 +70,28 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Every sum with its name, in the order of the structure: what is printed of a heap.
+    #[must_use]
+    pub const fn fields(&self) -> [(&'static str, usize); 15] {
+        [
+            ("live_bytes", self.live_bytes),
+            ("live_blocks", self.live_blocks),
+            ("free_bytes", self.free_bytes),
+            ("free_blocks", self.free_blocks),
+            ("largest_free", self.largest_free),
+            ("cached_bytes", self.cached_bytes),
+            ("cached_blocks", self.cached_blocks),
+            ("overhead", self.overhead),
+            ("footprint", self.footprint),
+            ("peak_footprint", self.peak_footprint),
+            ("regions", self.regions),
+            ("mapped_blocks", self.mapped_blocks),
+            ("grows", self.grows),
+            ("shrinks", self.shrinks),
+            ("misuses", self.misuses),
+        ]
+    }
+
     /// Adds one block of a walk to the sums.
     pub fn count(&mut self, block: BlockInfo) {
         self.overhead += block.overhead;

@@ -98,6 +98,8 @@ fn wait(state: &AtomicU32, seen: u32) {
 }
 
 #[cfg(target_os = "linux")]
+#[cold]
+#[inline(never)] // so that unlocking needs no registers kept
 fn wake_one(state: &AtomicU32) {
     // SAFETY: FUTEX_WAKE takes the address as a name and does not read it.
     unsafe {

@@ -1,0 +1,215 @@
+//! The environment variables, read once, without allocating. The crate's documentation has the table.
+
+use core::ffi::CStr;
+
+use heapwright_core::misuse::OnMisuse;
+use libc::{c_char, c_int};
+
+use crate::report::Out;
+
+/// The form of the heap map.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Map {
+    Text,
+    Json,
+}
+
+/// What the environment asks for.
+pub(crate) struct Settings {
+    pub(crate) stats: bool,
+    pub(crate) map: Option<Map>,
+    pub(crate) check: bool,
+    /// When to print, if not at exit.
+    pub(crate) signal: Option<c_int>,
+    /// Where to print, if not on standard error.
+    pub(crate) output: Option<Path>,
+    pub(crate) on_misuse: OnMisuse,
+}
+
+/// An absolute path, unless there was no working directory to begin it with; `%p` is still in it.
+pub(crate) struct Path {
+    text: [u8; Self::MOST],
+    length: usize,
+}
+
+/// Signals that may be chosen by name.
+const SIGNALS: [(&[u8], c_int); 9] = [
+    (b"USR1", libc::SIGUSR1),
+    (b"USR2", libc::SIGUSR2),
+    (b"HUP", libc::SIGHUP),
+    (b"INT", libc::SIGINT),
+    (b"QUIT", libc::SIGQUIT),
+    (b"TERM", libc::SIGTERM),
+    (b"ALRM", libc::SIGALRM),
+    (b"URG", libc::SIGURG),
+    (b"WINCH", libc::SIGWINCH),
+];
+
+impl Settings {
+    /// What these variables say; one that says nothing that is known is named on standard error.
+    ///
+    /// # Safety
+    ///
+    /// `environment` is a program's environment.
+    pub(crate) unsafe fn read(environment: *const *const c_char) -> Self {
+        let mut settings = Self {
+            stats: false,
+            map: None,
+            check: false,
+            signal: None,
+            output: None,
+            on_misuse: OnMisuse::Abort,
+        };
+        let mut at = environment;
+        // SAFETY: the environment is an array of strings that ends with a null pointer.
+        while let Some(variable) = unsafe { at.as_ref() }
+            && !variable.is_null()
+        {
+            // SAFETY: as above.
+            let (text, next) = unsafe { (CStr::from_ptr(*variable).to_bytes(), at.add(1)) };
+            if let Some(ours) = text.strip_prefix(b"HEAPWRIGHT_")
+                && let Some(sign) = ours.iter().position(|&byte| byte == b'=')
+            {
+                settings.set(&ours[..sign], &ours[sign + 1..]);
+            }
+            at = next;
+        }
+        if settings.signal.is_some() && settings.map.is_none() && !settings.check {
+            settings.stats = true;
+        }
+        settings
+    }
+
+    /// Whether anything is to be done at exit or at a signal.
+    pub(crate) fn prints(&self) -> bool {
+        self.stats || self.map.is_some() || self.check
+    }
+
+    fn set(&mut self, name: &[u8], value: &[u8]) {
+        let accepted = match name {
+            b"STATS" => switch(&mut self.stats, value, "1 or 0"),
+            b"CHECK" => switch(&mut self.check, value, "1 or 0"),
+            b"MAP" => match value {
+                b"text" => Ok(self.map = Some(Map::Text)),
+                b"json" => Ok(self.map = Some(Map::Json)),
+                b"" => Ok(()),
+                _ => Err("text or json"),
+            },
+            b"SIGNAL" => match signal(value) {
+                None if !value.is_empty() => {
+                    Err("a number, or USR1, USR2, HUP, INT, QUIT, TERM, ALRM, URG or WINCH")
+                }
+                signal => Ok(self.signal = signal),
+            },
+            b"OUTPUT" => match Path::absolute(value) {
+                None if !value.is_empty() => Err("a path of less than 4096 bytes"),
+                path => Ok(self.output = path),
+            },
+            b"ON_MISUSE" => match value {
+                b"abort" | b"" => Ok(self.on_misuse = OnMisuse::Abort),
+                b"report" => Ok(self.on_misuse = OnMisuse::Report),
+                b"count" => Ok(self.on_misuse = OnMisuse::Count),
+                _ => Err("abort, report or count"),
+            },
+            // Others of the project's have names of this kind too.
+            _ => Ok(()),
+        };
+        if let Err(expected) = accepted {
+            let mut out = Out::to(libc::STDERR_FILENO);
+            for part in
+                [b"heapwright: HEAPWRIGHT_", name, b" is \"", value, b"\", which is none of: "]
+            {
+                out.bytes(part);
+            }
+            out.bytes(expected.as_bytes());
+            out.bytes(b"\n");
+        }
+    }
+}
+
+fn switch(setting: &mut bool, value: &[u8], expected: &'static str) -> Result<(), &'static str> {
+    match value {
+        b"1" => Ok(*setting = true),
+        b"0" | b"" => Ok(*setting = false),
+        _ => Err(expected),
+    }
+}
+
+/// A signal by its number or its name, with or without `SIG`; none that cannot be caught, or that says that the
+/// program is broken.
+fn signal(value: &[u8]) -> Option<c_int> {
+    let name = value.strip_prefix(b"SIG").unwrap_or(value);
+    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
+        return Some(*number);
+    }
+    let number: c_int = core::str::from_utf8(value).ok()?.parse().ok()?;
+    let allowed = SIGNALS.iter().any(|&(_, known)| known == number) || (34..=64).contains(&number);
+    allowed.then_some(number)
+}
+
+impl Path {
+    const MOST: usize = 4096;
+
+    /// A program may change its directory before it ends, so the path is completed now.
+    fn absolute(value: &[u8]) -> Option<Self> {
+        let mut path = Self { text: [0; Self::MOST], length: 0 };
+        if value.is_empty() {
+            return None;
+        }
+        if value[0] != b'/' {
+            // SAFETY: the kernel writes at most that many bytes.
+            let directory = unsafe { libc::getcwd(path.text.as_mut_ptr().cast(), Self::MOST) };
+            if !directory.is_null() {
+                path.length = path.text.iter().position(|&byte| byte == 0).unwrap_or(0);
+                path.push(b"/")?;
+            }
+        }
+        path.push(value)?;
+        Some(path)
+    }
+
+    fn push(&mut self, part: &[u8]) -> Option<()> {
+        let end = self.length + part.len();
+        // The last byte stays zero.
+        if end >= Self::MOST {
+            return None;
+        }
+        self.text[self.length..end].copy_from_slice(part);
+        self.length = end;
+        Some(())
+    }
+
+    /// Opens the file for appending, with the process's number in place of `%p`.
+    pub(crate) fn open(&self, process: c_int) -> c_int {
+        let mut digits = [0; 12];
+        let number = decimal(process.unsigned_abs(), &mut digits);
+        let mut path = Self { text: [0; Self::MOST], length: 0 };
+        let mut rest = &self.text[..self.length];
+        while let Some((&first, behind)) = rest.split_first() {
+            let (part, next) = match rest.strip_prefix(b"%p") {
+                Some(next) => (number, next),
+                None => (&[first][..], behind),
+            };
+            if path.push(part).is_none() {
+                return -1;
+            }
+            rest = next;
+        }
+        let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
+        // SAFETY: the text ends with a zero.
+        unsafe { libc::open(path.text.as_ptr().cast(), flags, 0o666) }
+    }
+}
+
+/// The digits of a number, at the end of a buffer that has room for them.
+fn decimal(mut number: u32, digits: &mut [u8; 12]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
