@@ -87,38 +87,18 @@ impl Settings {
 
     fn set(&mut self, name: &[u8], value: &[u8]) {
         let accepted = match name {
-            b"STATS" => switch(&mut self.stats, value, "1 or 0"),
-            b"CHECK" => switch(&mut self.check, value, "1 or 0"),
-            b"MAP" => match value {
-                b"text" => Ok(self.map = Some(Map::Text)),
-                b"json" => Ok(self.map = Some(Map::Json)),
-                b"" => Ok(()),
-                _ => Err("text or json"),
-            },
-            b"SIGNAL" => match signal(value) {
-                None if !value.is_empty() => {
-                    Err("a number, or USR1, USR2, HUP, INT, QUIT, TERM, ALRM, URG or WINCH")
-                }
-                signal => Ok(self.signal = signal),
-            },
-            b"OUTPUT" => match Path::absolute(value) {
-                None if !value.is_empty() => Err("a path of less than 4096 bytes"),
-                path => Ok(self.output = path),
-            },
-            b"ON_MISUSE" => match value {
-                b"abort" | b"" => Ok(self.on_misuse = OnMisuse::Abort),
-                b"report" => Ok(self.on_misuse = OnMisuse::Report),
-                b"count" => Ok(self.on_misuse = OnMisuse::Count),
-                _ => Err("abort, report or count"),
-            },
+            b"STATS" => switch(value).map(|on| self.stats = on),
+            b"CHECK" => switch(value).map(|on| self.check = on),
+            b"MAP" => map(value).map(|map| self.map = map),
+            b"SIGNAL" => signal(value).map(|signal| self.signal = signal),
+            b"OUTPUT" => Path::absolute(value).map(|path| self.output = path),
+            b"ON_MISUSE" => on_misuse(value).map(|choice| self.on_misuse = choice),
             // Others of the project's have names of this kind too.
             _ => Ok(()),
         };
         if let Err(expected) = accepted {
             let mut out = Out::to(libc::STDERR_FILENO);
-            for part in
-                [b"heapwright: HEAPWRIGHT_", name, b" is \"", value, b"\", which is none of: "]
-            {
+            for part in [b"heapwright: HEAPWRIGHT_", name, b" is \"", value, b"\"; it may be "] {
                 out.bytes(part);
             }
             out.bytes(expected.as_bytes());
@@ -127,45 +107,73 @@ impl Settings {
     }
 }
 
-fn switch(setting: &mut bool, value: &[u8], expected: &'static str) -> Result<(), &'static str> {
+// A variable that is empty is as good as none. The error of each is what it could be.
+
+fn switch(value: &[u8]) -> Result<bool, &'static str> {
     match value {
-        b"1" => Ok(*setting = true),
-        b"0" | b"" => Ok(*setting = false),
-        _ => Err(expected),
+        b"1" => Ok(true),
+        b"0" | b"" => Ok(false),
+        _ => Err("1 or 0"),
+    }
+}
+
+fn map(value: &[u8]) -> Result<Option<Map>, &'static str> {
+    match value {
+        b"text" => Ok(Some(Map::Text)),
+        b"json" => Ok(Some(Map::Json)),
+        b"" => Ok(None),
+        _ => Err("text or json"),
+    }
+}
+
+fn on_misuse(value: &[u8]) -> Result<OnMisuse, &'static str> {
+    match value {
+        b"abort" | b"" => Ok(OnMisuse::Abort),
+        b"report" => Ok(OnMisuse::Report),
+        b"count" => Ok(OnMisuse::Count),
+        _ => Err("abort, report or count"),
     }
 }
 
 /// A signal by its number or its name, with or without `SIG`; none that cannot be caught, or that says that the
 /// program is broken.
-fn signal(value: &[u8]) -> Option<c_int> {
-    let name = value.strip_prefix(b"SIG").unwrap_or(value);
-    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
-        return Some(*number);
+fn signal(value: &[u8]) -> Result<Option<c_int>, &'static str> {
+    if value.is_empty() {
+        return Ok(None);
     }
-    let number: c_int = core::str::from_utf8(value).ok()?.parse().ok()?;
-    let allowed = SIGNALS.iter().any(|&(_, known)| known == number) || (34..=64).contains(&number);
-    allowed.then_some(number)
+    let name = value.strip_prefix(b"SIG").unwrap_or(value);
+    let number = core::str::from_utf8(value).ok().and_then(|text| text.parse::<c_int>().ok());
+    let known = SIGNALS.iter().find(|&&(known, its)| known == name || number == Some(its));
+    let real_time = || number.filter(|number| (34..=64).contains(number));
+    match known.map(|&(_, number)| number).or_else(real_time) {
+        Some(signal) => Ok(Some(signal)),
+        None => Err(
+            "USR1, USR2, HUP, INT, QUIT, TERM, ALRM, URG, WINCH, or the number of one of these, \
+                     or from 34 to 64",
+        ),
+    }
 }
 
 impl Path {
     const MOST: usize = 4096;
+    const EXPECTED: &'static str = "a path of less than 4096 bytes";
 
     /// A program may change its directory before it ends, so the path is completed now.
-    fn absolute(value: &[u8]) -> Option<Self> {
-        let mut path = Self { text: [0; Self::MOST], length: 0 };
+    fn absolute(value: &[u8]) -> Result<Option<Self>, &'static str> {
         if value.is_empty() {
-            return None;
+            return Ok(None);
         }
+        let mut path = Self { text: [0; Self::MOST], length: 0 };
         if value[0] != b'/' {
             // SAFETY: the kernel writes at most that many bytes.
             let directory = unsafe { libc::getcwd(path.text.as_mut_ptr().cast(), Self::MOST) };
             if !directory.is_null() {
                 path.length = path.text.iter().position(|&byte| byte == 0).unwrap_or(0);
-                path.push(b"/")?;
+                path.push(b"/").ok_or(Self::EXPECTED)?;
             }
         }
-        path.push(value)?;
-        Some(path)
+        path.push(value).ok_or(Self::EXPECTED)?;
+        Ok(Some(path))
     }
 
     fn push(&mut self, part: &[u8]) -> Option<()> {
