@@ -29,7 +29,8 @@ macro_rules! new {
         ) -> *mut c_void {
             match allocate!(heap, size $(, $align)?) {
                 Some(block) => block.as_ptr().cast(),
-                None => $next(size, $($align,)? $($tag,)?),
+                // Some C++ libraries round a size up without looking, and end at nothing.
+                None => $next(size.min(isize::MAX as usize), $($align,)? $($tag,)?),
             }
         }
 
