@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 struct strategy {
@@ -55,7 +57,7 @@ static const struct strategy *s; /* the one that is tried */
         }                                                                                    \
     } while (0)
 
-/* The value of an expression that leaves errno as it is. */
+/* A statement that leaves errno as it is. */
 #define KEEPS_ERRNO(STATEMENT)  \
     do {                        \
         errno = 4711;           \
@@ -314,6 +316,54 @@ static void a_list_that_cannot_be_written_says_so(void) {
     is_sound(); /* and its lock is free */
 }
 
+static int pipe_ends[2];
+static volatile size_t drained;
+
+/* Makes room in the pipe, at a time when a write waits for that. */
+static void drain(int signal) {
+    int before = errno;
+    char bytes[4096];
+    ssize_t count;
+    while ((count = read(pipe_ends[0], bytes, sizeof bytes)) > 0) {
+        drained += (size_t)count;
+    }
+    errno = before;
+    (void)signal;
+}
+
+static void a_list_goes_on_after_a_signal(void) {
+    void *block = s->malloc(20);
+    FILE *file = tmpfile();
+    EXPECT(block != NULL && file != NULL && s->print(fileno(file)) == 0);
+    off_t length = lseek(fileno(file), 0, SEEK_END);
+    fclose(file);
+
+    EXPECT(pipe(pipe_ends) == 0);
+    EXPECT(fcntl(pipe_ends[0], F_SETFL, O_NONBLOCK) == 0);
+    EXPECT(fcntl(pipe_ends[1], F_SETFL, O_NONBLOCK) == 0);
+    size_t full = 0;
+    while (write(pipe_ends[1], "x", 1) == 1) {
+        full++;
+    }
+    EXPECT(fcntl(pipe_ends[1], F_SETFL, 0) == 0);
+
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = drain; /* and no SA_RESTART */
+    EXPECT(sigaction(SIGALRM, &action, &before) == 0);
+    struct itimerval often = {{0, 10000}, {0, 10000}}, never = {{0, 0}, {0, 0}};
+    drained = 0;
+    EXPECT(setitimer(ITIMER_REAL, &often, NULL) == 0);
+    KEEPS_ERRNO(EXPECT(s->print(pipe_ends[1]) == 0));
+    EXPECT(setitimer(ITIMER_REAL, &never, NULL) == 0);
+    EXPECT(sigaction(SIGALRM, &before, NULL) == 0);
+    drain(0);
+    EXPECT(drained == full + (size_t)length);
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+    s->free(block);
+}
+
 static void helpers_copy_and_fill(void) {
     char text[] = "a heap of words";
     char *copy;
@@ -349,6 +399,7 @@ int main(void) {
         what_cannot_be_served_fails_and_changes_nothing();
         the_list_of_blocks_agrees_with_the_sums();
         a_list_that_cannot_be_written_says_so();
+        a_list_goes_on_after_a_signal();
         printf("%s ok\n", s->name);
     }
     s = NULL;
