@@ -1,1 +1,117 @@
-fn main() {}
+//! The conformance suite through the C face: every function of the family from a C program and every operator from a
+//! C++ program, on every strategy, and on the system's allocator, where the programs must find nothing wrong either.
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod common;
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use common::{Heap, STRATEGIES, compile, find, library, needing, run};
+use libtest_mimic::Failed;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What libstdc++ has of `new` and `delete`, as symbols (Itanium C++ ABI, 5.1.5).
+const OPERATORS: [&str; 20] = [
+    "_Znwm",
+    "_Znam",
+    "_ZnwmRKSt9nothrow_t",
+    "_ZnamRKSt9nothrow_t",
+    "_ZnwmSt11align_val_t",
+    "_ZnamSt11align_val_t",
+    "_ZnwmSt11align_val_tRKSt9nothrow_t",
+    "_ZnamSt11align_val_tRKSt9nothrow_t",
+    "_ZdlPv",
+    "_ZdaPv",
+    "_ZdlPvRKSt9nothrow_t",
+    "_ZdaPvRKSt9nothrow_t",
+    "_ZdlPvm",
+    "_ZdaPvm",
+    "_ZdlPvSt11align_val_t",
+    "_ZdaPvSt11align_val_t",
+    "_ZdlPvSt11align_val_tRKSt9nothrow_t",
+    "_ZdaPvSt11align_val_tRKSt9nothrow_t",
+    "_ZdlPvmSt11align_val_t",
+    "_ZdaPvmSt11align_val_t",
+];
+
+/// The C family.
+const FAMILY: [&str; 20] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "free",
+    "cfree",
+    "free_sized",
+    "free_aligned_sized",
+    "memalign",
+    "aligned_alloc",
+    "posix_memalign",
+    "valloc",
+    "pvalloc",
+    "malloc_usable_size",
+    "malloc_trim",
+    "mallinfo",
+    "mallinfo2",
+    "malloc_stats",
+    "malloc_info",
+    "mallopt",
+];
+
+fn main() -> ExitCode {
+    let mut tests = Vec::new();
+    for heap in Heap::all() {
+        let name = heap.name();
+        for (compiler, title, source, options) in [
+            ("cc", "family", "conformance.c", &["-ldl"]),
+            ("c++", "operators", "operators.cpp", &["-ldl"]),
+        ] {
+            let test = move || conforms(heap, source, options);
+            tests.push(needing(&[compiler], format!("{title}::{name}"), test));
+        }
+    }
+    for strategy in &STRATEGIES {
+        let symbols = move || exports(library(strategy), cfg!(target_arch = "x86_64"));
+        tests.push(needing(&["nm"], format!("symbols::{}", strategy.name), symbols));
+    }
+    common::main(tests)
+}
+
+fn conforms(heap: Heap, source: &str, options: &[&str]) -> Result<(), Failed> {
+    let mut command = heap.command(compile(source, options)?);
+    if let Heap::System = heap {
+        command.arg("--system");
+    }
+    if !heap.frees() {
+        command.arg("--never-frees");
+    }
+    if let Heap::Ours(_) = heap {
+        command.env("HEAPWRIGHT_CHECK", "1");
+    }
+    let outcome = run(command, b"", LIMIT)?.exits(0)?;
+    outcome.require(outcome.stdout().ends_with("0 failures\n"), "it did not come to its end")?;
+    // `malloc_stats` writes into a file; nothing else has anything to say.
+    outcome.require(outcome.stderr.is_empty(), "it says something on standard error")
+}
+
+/// A library defines the whole C family and all operators, and no name beside them that a program could stumble over.
+fn exports(library: &std::path::Path, operators: bool) -> Result<(), Failed> {
+    let mut command = Command::new(find("nm").ok_or("nm is gone")?);
+    command.args(["-D", "--defined-only", "--format=posix"]).arg(library);
+    let outcome = run(command, b"", LIMIT)?.exits(0)?;
+    let text = outcome.stdout();
+    let defined: Vec<_> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let mut expected = FAMILY.to_vec();
+    if operators {
+        expected.extend(OPERATORS);
+    }
+    for symbol in &expected {
+        outcome.require(defined.contains(symbol), &format!("it does not export {symbol}"))?;
+    }
+    for symbol in &defined {
+        outcome.require(expected.contains(symbol), &format!("it exports {symbol}"))?;
+    }
+    Ok(())
+}
