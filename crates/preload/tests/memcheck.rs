@@ -1,1 +1,43 @@
-fn main() {}
+//! The conformance program under valgrind's memcheck, on every strategy: no byte is read or written that is not
+//! there, no jump depends on what was never written, and no system call is passed either.
+//!
+//! memcheck is told to leave `malloc` alone, so it sees a strategy at work in its memory, and not a replacement. It
+//! also runs threads one at a time and gives programs a small break, so the program runs in its `--quick` mode.
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod common;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use common::{Heap, STRATEGIES, Strategy, compile, needing, run};
+use libtest_mimic::Failed;
+
+const LIMIT: Duration = Duration::from_secs(170);
+
+fn main() -> ExitCode {
+    let tests = STRATEGIES.iter().flat_map(|strategy| {
+        let heap = Heap::Ours(strategy);
+        let family = move || passes(heap, "conformance.c", &["--quick"]);
+        [needing(&["valgrind", "cc"], format!("memcheck::{}", strategy.name), family)]
+    });
+    common::main(tests.collect())
+}
+
+fn passes(heap: Heap, source: &str, arguments: &[&str]) -> Result<(), Failed> {
+    let program = compile(source, &["-ldl"])?;
+    let mut command = heap.command(common::find("valgrind").ok_or("valgrind is gone")?);
+    command.args(["-q", "--soname-synonyms=somalloc=nouserintercepts", "--leak-check=no"]);
+    command.args(["--error-exitcode=9", "--num-callers=20", "--fair-sched=yes"]);
+    // memcheck takes new memory under the break for undefined, though the kernel has zeroed it and `calloc` may rely on
+    // that.
+    if matches!(heap, Heap::Ours(Strategy { on_break: true, .. })) {
+        command.arg("--undef-value-errors=no");
+    }
+    command.arg(program).args(arguments);
+    if !heap.frees() {
+        command.arg("--never-frees");
+    }
+    let outcome = run(command, b"", LIMIT)?.exits(0)?;
+    outcome.require(outcome.stdout().ends_with("0 failures\n"), "it did not come to its end")
+}

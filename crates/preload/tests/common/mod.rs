@@ -26,18 +26,20 @@ pub(crate) struct Strategy {
     pub(crate) frees: bool,
     /// Whether a double free is always noticed.
     pub(crate) checked: bool,
+    /// Whether its memory lies under the program break, all of it or some.
+    pub(crate) on_break: bool,
 }
 
 const fn strategy(name: &'static str) -> Strategy {
-    Strategy { name, linear: false, frees: true, checked: false }
+    Strategy { name, linear: false, frees: true, checked: false, on_break: false }
 }
 
 /// Every strategy that can be preloaded.
 pub(crate) static STRATEGIES: [Strategy; 10] = [
-    Strategy { linear: true, ..strategy("first-fit-sbrk") },
+    Strategy { linear: true, on_break: true, ..strategy("first-fit-sbrk") },
     Strategy { linear: true, checked: true, ..strategy("lifo-mmap") },
-    Strategy { linear: true, checked: true, ..strategy("coalescing") },
-    strategy("segregated-fit"),
+    Strategy { linear: true, checked: true, on_break: true, ..strategy("coalescing") },
+    Strategy { on_break: true, ..strategy("segregated-fit") },
     strategy("tlsf"),
     strategy("best-fit"),
     strategy("first-fit"),
@@ -380,11 +382,11 @@ pub(crate) fn compile(name: &str, options: &[&str]) -> Result<PathBuf, Failed> {
 
 /// The number behind `key` in the last statistics of `text`, which are `key value` lines.
 pub(crate) fn statistic(text: &str, key: &str) -> Option<u64> {
-    let values = text.lines().filter_map(|line| {
+    let mut values = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         (words.next() == Some(key)).then(|| words.next()).flatten()
     });
-    values.last().and_then(|value| value.parse().ok())
+    values.next_back().and_then(|value| value.parse().ok())
 }
 
 /// All files of a directory in the order of their names, with what is in them.
