@@ -48,7 +48,11 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
 
-    /// Time each pair this often, however long it takes [default: up to 9 within the budget]
+    /// Time each pair again until the 95 % interval of its ratio to glibc is narrower than this, in percent of the ratio
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+    pub width: f64,
+
+    /// Time each pair this often, however long it takes [default: as --width asks, within the budget]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: Option<u32>,
 
@@ -141,9 +145,10 @@ impl Options {
     /// How much is to be measured.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        let repetitions = if self.quick { 1 } else { 9 };
+        let repetitions = if self.quick { 1 } else { 30 };
         Plan {
             repetitions: self.repetitions.map_or(repetitions, |count| count as usize),
+            width: self.repetitions.is_none().then_some(self.width / 100.0),
             budget: self.repetitions.is_none().then_some(Duration::from_secs(self.budget)),
             limit: self.limit.map(Duration::from_secs),
             seed: self.seed,

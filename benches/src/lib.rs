@@ -32,6 +32,7 @@ pub mod progress;
 pub mod registry;
 pub mod replay;
 pub mod script;
+pub mod statistics;
 pub mod summary;
 pub mod table;
 pub mod verify;

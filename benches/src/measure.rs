@@ -6,9 +6,11 @@
 //! 2. The footprint of every pair is taken. It does not depend on time, so as many workers run as there are
 //!    processors. A pair that is slow, or so large that the high-water mark from its timing is exact enough, is not
 //!    run again for it.
-//! 3. Pairs are timed again, round after round, in an order shuffled anew, until each has its repetitions or the
-//!    time budget is used up. Where it does not suffice for all, pairs that take long get fewer samples.
+//! 3. Pairs are timed again, round after round, in an order shuffled anew, until the 95 % interval of their ratio to the
+//!    reference is as narrow as was asked for, or the time budget is used up. Where it does not suffice for all, pairs
+//!    that take long get fewer samples.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ use crate::contender::Contender;
 use crate::footprint::tolerance;
 use crate::progress::Progress;
 use crate::registry::REFERENCE;
+use crate::statistics::{LEAST_ROUNDS, Timing, ratio_interval};
 use crate::worker::{COMMAND, Finding, Pass};
 use crate::workload::Prepared;
 
@@ -36,6 +39,9 @@ use crate::workload::Prepared;
 pub struct Plan {
     /// Timings of each pair at most.
     pub repetitions: usize,
+    /// A pair whose interval is narrower than this share of its ratio is not timed again, once it was timed in
+    /// [`LEAST_ROUNDS`] rounds; `None` for as many timings as may be.
+    pub width: Option<f64>,
     /// After this long no further round is begun; `None` for as long as it takes.
     pub budget: Option<Duration>,
     /// A replay that takes more processor time is cut off there; `None` for [`LEAST_LIMIT`], or [`LIMIT_FACTOR`]
@@ -59,6 +65,8 @@ pub struct Pair {
 pub struct Sample {
     /// What ran.
     pub pair: Pair,
+    /// In which round of timings; zero for other passes.
+    pub round: usize,
     /// What was found.
     pub finding: Finding,
 }
@@ -95,7 +103,7 @@ pub fn measure(
     let round = order(&all, &states, &is_reference, &mut random);
     progress.expect((round.len() - all.len()) as u64);
     for index in round {
-        progress.step("timing, round 1", || run.time(&mut states[index], &mut samples))?;
+        progress.step("timing, round 1", || run.time(&mut states[index], 1, &mut samples))?;
         let State { pair, .. } = states[index];
         if plan.limit.is_none() && is_reference(pair) {
             run.limits[pair.workload] = LEAST_LIMIT.max(LIMIT_FACTOR * states[index].cost());
@@ -109,8 +117,11 @@ pub fn measure(
 
     for round in 2..=plan.repetitions {
         let left = plan.budget.map(|budget| budget.saturating_sub(start.elapsed()));
-        let rounds_left = (plan.repetitions + 1 - round) as u32;
-        let chosen = affordable(&states, left.map(|left| left / rounds_left));
+        // First of all, every pair should come to an interval.
+        let rounds_left = LEAST_ROUNDS.min(plan.repetitions).saturating_sub(round).max(1) as u32;
+        let unsure =
+            plan.width.map_or_else(|| all.clone(), |width| unsure(&states, &is_reference, width));
+        let chosen = affordable(&states, &unsure, left.map(|left| left / rounds_left));
         if chosen.is_empty() {
             break;
         }
@@ -118,7 +129,7 @@ pub fn measure(
         progress.expect(chosen.len() as u64);
         let what = format!("timing, round {round}");
         for index in chosen {
-            progress.step(&what, || run.time(&mut states[index], &mut samples))?;
+            progress.step(&what, || run.time(&mut states[index], round, &mut samples))?;
         }
     }
     progress.finish();
@@ -165,6 +176,7 @@ struct State {
     spent: Duration,
     /// Whole timings.
     samples: u32,
+    timings: Vec<Timing>,
     /// It failed or was cut off; no use to try again.
     over: bool,
     /// The high-water mark of a timing is as exact as a pass for the footprint would be.
@@ -173,7 +185,14 @@ struct State {
 
 impl State {
     fn new(pair: Pair) -> Self {
-        Self { pair, spent: Duration::ZERO, samples: 0, over: false, has_footprint: false }
+        Self {
+            pair,
+            spent: Duration::ZERO,
+            samples: 0,
+            timings: Vec::new(),
+            over: false,
+            has_footprint: false,
+        }
     }
 
     fn cost(&self) -> Duration {
@@ -185,10 +204,34 @@ impl State {
     }
 }
 
-/// Which pairs to time once more, if a round may take this long: the cheapest first.
-fn affordable(states: &[State], allowance: Option<Duration>) -> Vec<usize> {
+/// The pairs whose interval is wider than a share of their ratio, and the references that they are compared with.
+fn unsure(states: &[State], is_reference: &impl Fn(Pair) -> bool, width: f64) -> Vec<usize> {
+    let mut unsure: Vec<usize> = (0..states.len())
+        .filter(|&index| {
+            let State { pair, timings, .. } = &states[index];
+            let reference = states
+                .iter()
+                .find(|state| state.pair.workload == pair.workload && is_reference(state.pair));
+            let Some(reference) = reference.filter(|_| !is_reference(*pair)) else { return false };
+            let rounds = timings.len();
+            let interval = ratio_interval(timings, &reference.timings, rounds as u64);
+            rounds < LEAST_ROUNDS
+                || interval.is_none_or(|[low, high]| high - low > width * low.midpoint(high))
+        })
+        .collect();
+    let workloads: BTreeSet<usize> =
+        unsure.iter().map(|&index| states[index].pair.workload).collect();
+    unsure.extend((0..states.len()).filter(|&index| {
+        let pair = states[index].pair;
+        is_reference(pair) && workloads.contains(&pair.workload)
+    }));
+    unsure
+}
+
+/// Which of these pairs to time once more, if a round may take so long: the cheapest first.
+fn affordable(states: &[State], among: &[usize], allowance: Option<Duration>) -> Vec<usize> {
     let mut candidates: Vec<usize> =
-        (0..states.len()).filter(|&index| !states[index].over).collect();
+        among.iter().copied().filter(|&index| !states[index].over).collect();
     candidates.sort_by_key(|&index| states[index].cost());
     let mut sum = Duration::ZERO;
     candidates
@@ -246,16 +289,17 @@ impl Run<'_> {
         let contender = self.contenders[pair.contender];
         let finding =
             work(&self.program, script, contender.name, pass, self.limits[pair.workload])?;
-        Ok(Sample { pair, finding })
+        Ok(Sample { pair, round: 0, finding })
     }
 
-    fn time(&self, state: &mut State, samples: &mut Vec<Sample>) -> Result<()> {
+    fn time(&self, state: &mut State, round: usize, samples: &mut Vec<Sample>) -> Result<()> {
         let start = Instant::now();
-        let sample = self.work(state.pair, Pass::Time)?;
+        let sample = Sample { round, ..self.work(state.pair, Pass::Time)? };
         state.spent += start.elapsed();
         match sample.finding {
-            Finding::Time { partial: false, footprint, footprint_error, .. } => {
+            Finding::Time { partial: false, nanoseconds, footprint, footprint_error, .. } => {
                 state.samples += 1;
+                state.timings.push(Timing { round, value: nanoseconds as f64 });
                 state.has_footprint = footprint_error <= tolerance(footprint);
             }
             _ => state.over = true,
@@ -459,12 +503,33 @@ mod tests {
     #[test]
     fn when_time_is_short_the_cheap_pairs_are_repeated() {
         let mut states = states(&[300, 10, 5000, 20]);
-        assert_eq!(affordable(&states, Some(Duration::from_millis(331))), [1, 3, 0]);
-        assert_eq!(affordable(&states, Some(Duration::from_millis(29))), [1]);
-        assert_eq!(affordable(&states, None), [1, 3, 0, 2]);
+        let all = [0, 1, 2, 3];
+        assert_eq!(affordable(&states, &all, Some(Duration::from_millis(331))), [1, 3, 0]);
+        assert_eq!(affordable(&states, &all, Some(Duration::from_millis(29))), [1]);
+        assert_eq!(affordable(&states, &all, None), [1, 3, 0, 2]);
+        assert_eq!(affordable(&states, &[2, 3], None), [3, 2]);
         states[3].over = true;
-        assert_eq!(affordable(&states, Some(Duration::from_millis(29))), [1]);
-        assert!(affordable(&states, Some(Duration::ZERO)).is_empty());
+        assert_eq!(affordable(&states, &all, Some(Duration::from_millis(29))), [1]);
+        assert!(affordable(&states, &all, Some(Duration::ZERO)).is_empty());
+    }
+
+    #[test]
+    fn what_is_sure_is_not_timed_again() {
+        let timed = |workload, contender, values: [f64; 6]| State {
+            timings: (1..).zip(values).map(|(round, value)| Timing { round, value }).collect(),
+            ..State::new(Pair { workload, contender })
+        };
+        let (calm, rough) = ([10.0; 6], [8.0, 12.0, 9.0, 11.0, 7.0, 13.0]);
+        let states = [
+            timed(0, 0, calm),
+            timed(0, 1, calm),
+            timed(1, 0, calm),
+            timed(1, 1, rough),
+            timed(1, 2, calm),
+        ];
+        let is_reference = |pair: Pair| pair.contender == 0;
+        assert_eq!(unsure(&states, &is_reference, 0.03), [3, 2]);
+        assert!(unsure(&states, &is_reference, 3.0).is_empty());
     }
 
     #[test]

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::contender::{self, Contender};
 use crate::measure::{Pair, Sample};
 use crate::registry::REFERENCE;
+use crate::statistics::{Difference, Timing, median, ratio_interval};
 use crate::worker::Finding;
 use crate::workload::{self, Prepared};
 
 /// What came of a pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Measured to the end.
@@ -27,14 +28,14 @@ pub enum Status {
 }
 
 /// One workload run by one contender. This is a line of `--json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The workload's name.
     pub workload: String,
     /// Where the workload comes from.
     pub workload_kind: workload::Kind,
     /// The contender's name.
-    pub contender: &'static str,
+    pub contender: String,
     /// Ours, or a peer.
     pub kind: contender::Kind,
     /// What came of it.
@@ -53,6 +54,12 @@ pub struct Row {
     pub samples: usize,
     /// `ns_per_op` over that of the reference in the same run.
     pub relative_time: Option<f64>,
+    /// The 95 % interval of that.
+    #[serde(default)]
+    pub relative_time_interval: Option<[f64; 2]>,
+    /// What the interval shows.
+    #[serde(default)]
+    pub difference: Option<Difference>,
     /// The most anonymous memory resident at once over what was before, in bytes.
     pub peak_footprint: Option<u64>,
     /// How far off that may be, in bytes.
@@ -78,15 +85,30 @@ pub fn summarise(
     seed: u64,
 ) -> Vec<Row> {
     let mut findings: BTreeMap<Pair, Vec<&Finding>> = BTreeMap::new();
-    for Sample { pair, finding } in samples {
+    let mut timings: BTreeMap<Pair, Vec<Timing>> = BTreeMap::new();
+    for Sample { pair, round, finding } in samples {
         findings.entry(*pair).or_default().push(finding);
+        if let Finding::Time { nanoseconds, partial: false, .. } = finding {
+            let timing = Timing { round: *round, value: *nanoseconds as f64 };
+            timings.entry(*pair).or_default().push(timing);
+        }
     }
+    let reference = contenders.iter().position(|contender| contender.name == REFERENCE);
     let mut rows = Vec::new();
     for (workload, prepared) in workloads.iter().enumerate() {
         let start = rows.len();
+        let of = |contender| timings.get(&Pair { workload, contender });
         for (place, contender) in contenders.iter().enumerate() {
             let found = findings.get(&Pair { workload, contender: place });
-            rows.push(row(prepared, contender, found.map_or(&[], Vec::as_slice), skipped, seed));
+            let mut row = row(prepared, contender, found.map_or(&[], Vec::as_slice), skipped, seed);
+            if reference != Some(place)
+                && row.status == Status::Measured
+                && let (Some(ours), Some(theirs)) = (of(place), reference.and_then(of))
+            {
+                row.relative_time_interval = ratio_interval(ours, theirs, seed);
+                row.difference = row.relative_time_interval.map(Difference::shown_by);
+            }
+            rows.push(row);
         }
         let rows = &mut rows[start..];
         let is_reference =
@@ -122,7 +144,7 @@ fn row(
     Row {
         workload: workload.name.clone(),
         workload_kind: workload.kind,
-        contender: contender.name,
+        contender: contender.name.to_owned(),
         kind: contender.kind,
         status,
         ok: status != Status::Failed,
@@ -132,6 +154,8 @@ fn row(
         ns_per_op_range: range(&times),
         samples: times.len(),
         relative_time: None,
+        relative_time_interval: None,
+        difference: None,
         peak_footprint: footprint.map(|(peak, _)| peak),
         peak_footprint_error: footprint.map(|(_, error)| error),
         peak_live,
@@ -202,30 +226,10 @@ fn footprint(findings: &[&Finding]) -> Option<(u64, u64)> {
     exact.or_else(mark)
 }
 
-/// The middle value, or the mean of the two in the middle.
-#[must_use]
-pub fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-    }
-}
-
 fn range(values: &[f64]) -> Option<[f64; 2]> {
     let least = values.iter().copied().min_by(f64::total_cmp)?;
     let most = values.iter().copied().max_by(f64::total_cmp)?;
     Some([least, most])
-}
-
-/// The geometric mean of positive values.
-#[must_use]
-pub fn geometric_mean(values: &[f64]) -> Option<f64> {
-    let sum: f64 = values.iter().map(|value| value.ln()).sum();
-    (!values.is_empty()).then(|| (sum / values.len() as f64).exp())
 }
 
 #[cfg(test)]
@@ -264,7 +268,7 @@ mod tests {
         let sample = |(name, finding): &(&str, Finding)| {
             let contender =
                 contenders.iter().position(|contender| contender.name == *name).unwrap();
-            Sample { pair: Pair { workload: 0, contender }, finding: finding.clone() }
+            Sample { pair: Pair { workload: 0, contender }, round: 1, finding: finding.clone() }
         };
         let samples: Vec<_> = findings.iter().map(sample).collect();
         summarise(&[prepared(100)], &contenders, &samples, &Skipped::new(), 1)
@@ -322,13 +326,5 @@ mod tests {
         let rows = summarise(&[prepared(1)], &[missing], &[], &skipped, 1);
         assert_eq!((rows[0].status, rows[0].ok), (Status::Skipped, true));
         assert_eq!(rows[0].reason.as_deref(), Some("no compiler"));
-    }
-
-    #[test]
-    fn means_and_medians() {
-        assert_eq!(median(&[]), None);
-        assert_eq!(median(&[3.0, 1.0]), Some(2.0));
-        assert_eq!(geometric_mean(&[]), None);
-        assert!((geometric_mean(&[0.5, 8.0]).unwrap() - 2.0).abs() < 1e-12);
     }
 }

@@ -8,7 +8,8 @@ use indicatif::HumanCount;
 
 use crate::contender::Kind;
 use crate::registry::REFERENCE;
-use crate::summary::{Row, Status, geometric_mean};
+use crate::statistics::geometric_mean;
+use crate::summary::{Row, Status};
 
 /// Both tables, and what there is to say about missing figures.
 #[must_use]
@@ -54,7 +55,7 @@ fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 
 fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> Table {
     let workloads = unique(rows.iter().map(|row| row.workload.as_str()));
-    let contenders = unique(rows.iter().map(|row| (row.kind, row.contender)));
+    let contenders = unique(rows.iter().map(|row| (row.kind, row.contender.as_str())));
     let mut table = Table::new();
     table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Disabled);
     // Long names in two lines or more, so that columns are as narrow as their figures.
@@ -153,7 +154,7 @@ fn notes(rows: &[Row]) -> String {
         for row in rows.iter().filter(|row| row.status == status) {
             let reason = row.reason.as_deref().unwrap_or("unknown");
             // How far each came differs, and is in the JSON.
-            let key = (row.contender, if status == Status::Slow { "" } else { reason });
+            let key = (row.contender.as_str(), if status == Status::Slow { "" } else { reason });
             match reasons.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, workloads)) => workloads.push(&row.workload),
                 None => reasons.push((key, vec![&row.workload])),
@@ -188,7 +189,7 @@ mod tests {
         Row {
             workload: workload.to_owned(),
             workload_kind: workload::Kind::Recorded,
-            contender,
+            contender: contender.to_owned(),
             kind,
             status,
             ok: status != Status::Failed,
@@ -197,6 +198,8 @@ mod tests {
             ns_per_op: figure,
             ns_per_op_range: None,
             samples: 1,
+            relative_time_interval: None,
+            difference: None,
             relative_time: figure,
             peak_footprint: None,
             peak_footprint_error: None,

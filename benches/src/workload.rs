@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use heapwright_trace::Trace;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::generators::{GENERATORS, Generator};
 use crate::script::{Facts, Script};
 
 /// Where a workload comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A trace that comes with the project.

@@ -1,0 +1,221 @@
+//! How sure a figure is.
+//!
+//! A pair of contender and workload is timed once a round, and so is the reference, before, among and after the others
+//! of its workload. What the machine does to a round it does to all of it, so rounds are what is resampled: the 95 %
+//! interval of a ratio of medians is that of the ratios in [`RESAMPLES`] sets of rounds, drawn with replacement (the
+//! percentile bootstrap: Bradley Efron, *Bootstrap Methods: Another Look at the Jackknife*, Annals of Statistics 7 (1),
+//! 1979). Fewer than [`LEAST_ROUNDS`] rounds are too few to draw from: there the interval spans the ratios of all
+//! rounds.
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// How many sets of rounds are drawn.
+pub const RESAMPLES: usize = 1000;
+
+/// Six values lie all on one side of the true median once in 32 times: less than that is no 95 % interval.
+pub const LEAST_ROUNDS: usize = 6;
+
+/// One timing: the round that it was taken in, and what it found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// The round, from 1.
+    pub round: usize,
+    /// Nanoseconds for each operation, or any other unit that all share.
+    pub value: f64,
+}
+
+/// What a comparison with the reference shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Difference {
+    /// The whole interval is below one.
+    Faster,
+    /// The whole interval is above one.
+    Slower,
+    /// The interval includes one.
+    #[serde(rename = "none shown")]
+    NoneShown,
+}
+
+impl Difference {
+    /// What an interval of a ratio shows.
+    #[must_use]
+    pub fn shown_by([low, high]: [f64; 2]) -> Self {
+        if high < 1.0 {
+            Self::Faster
+        } else if low > 1.0 {
+            Self::Slower
+        } else {
+            Self::NoneShown
+        }
+    }
+
+    /// As in tables.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Faster => "faster",
+            Self::Slower => "slower",
+            Self::NoneShown => "no difference shown",
+        }
+    }
+}
+
+/// The 95 % interval of the ratio of medians, `ours` over `theirs`, over the rounds that both were timed in; `None` for
+/// fewer than two.
+#[must_use]
+pub fn ratio_interval(ours: &[Timing], theirs: &[Timing], seed: u64) -> Option<[f64; 2]> {
+    let of_round = |timings: &[Timing], round: usize| -> Vec<f64> {
+        timings.iter().filter(|timing| timing.round == round).map(|timing| timing.value).collect()
+    };
+    let mut numbers: Vec<usize> = ours.iter().map(|timing| timing.round).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let rounds: Vec<Round> = numbers
+        .into_iter()
+        .map(|round| (of_round(ours, round), of_round(theirs, round)))
+        .filter(|(ours, theirs)| !ours.is_empty() && !theirs.is_empty())
+        .collect();
+    if rounds.len() < 2 {
+        return None;
+    }
+    let mut ratios: Vec<f64> = if rounds.len() < LEAST_ROUNDS {
+        rounds.iter().map(|round| ratio(&[round])).collect()
+    } else {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut draw = || &rounds[random.random_range(0..rounds.len())];
+        (0..RESAMPLES)
+            .map(|_| ratio(&(0..rounds.len()).map(|_| draw()).collect::<Vec<_>>()))
+            .collect()
+    };
+    ratios.sort_by(f64::total_cmp);
+    let cut = if rounds.len() < LEAST_ROUNDS { 0 } else { RESAMPLES / 40 };
+    Some([ratios[cut], ratios[ratios.len() - 1 - cut]])
+}
+
+/// What was timed in one round: ours, and theirs.
+type Round = (Vec<f64>, Vec<f64>);
+
+/// The ratio of medians over some rounds.
+fn ratio(rounds: &[&Round]) -> f64 {
+    let pool = |side: fn(&Round) -> &[f64]| {
+        let mut values: Vec<f64> =
+            rounds.iter().flat_map(|round| side(round).iter().copied()).collect();
+        middle(&mut values)
+    };
+    pool(|round| &round.0) / pool(|round| &round.1)
+}
+
+/// The middle value, or the mean of the two in the middle. There is at least one.
+fn middle(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { values[middle - 1].midpoint(values[middle]) }
+}
+
+/// The middle value, or the mean of the two in the middle.
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| middle(&mut values.to_vec()))
+}
+
+/// The geometric mean of positive values.
+#[must_use]
+pub fn geometric_mean(values: &[f64]) -> Option<f64> {
+    let sum: f64 = values.iter().map(|value| value.ln()).sum();
+    (!values.is_empty()).then(|| (sum / values.len() as f64).exp())
+}
+
+/// Spearman's rank correlation: 1 where both orders are the same, -1 where one is the other reversed; `None` for fewer
+/// than three values, or where all are equal. Equal values share the mean of their ranks.
+#[must_use]
+pub fn rank_correlation(ours: &[f64], theirs: &[f64]) -> Option<f64> {
+    if ours.len() != theirs.len() || ours.len() < 3 {
+        return None;
+    }
+    let (ours, theirs) = (ranks(ours), ranks(theirs));
+    // The mean of all ranks, shared ones too.
+    let mean = (ours.len() + 1) as f64 / 2.0;
+    let sum = |pairs: &dyn Fn(usize) -> f64| (0..ours.len()).map(pairs).sum::<f64>();
+    let together = sum(&|at| (ours[at] - mean) * (theirs[at] - mean));
+    let apart = sum(&|at| (ours[at] - mean).powi(2)) * sum(&|at| (theirs[at] - mean).powi(2));
+    (apart > 0.0).then(|| together / apart.sqrt())
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let below = |value: f64| values.iter().filter(|&&other| other < value).count() as f64;
+    let equal = |value: f64| values.iter().filter(|&&other| other == value).count() as f64;
+    values.iter().map(|&value| below(value) + (equal(value) + 1.0) / 2.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_distr::{Distribution, LogNormal};
+
+    use super::*;
+
+    fn timings(values: impl IntoIterator<Item = f64>) -> Vec<Timing> {
+        (1..).zip(values).map(|(round, value)| Timing { round, value }).collect()
+    }
+
+    #[test]
+    fn an_interval_holds_the_truth_about_as_often_as_it_says() {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
+        let noise = LogNormal::new(0.0, 0.05).unwrap();
+        for rounds in [6, 9, 15] {
+            let mut missed = 0;
+            for seed in 0..400 {
+                let mut draw =
+                    |scale| timings((0..rounds).map(|_| scale * noise.sample(&mut random)));
+                let (ours, theirs) = (draw(0.9), draw(1.0));
+                let [low, high] = ratio_interval(&ours, &theirs, seed).unwrap();
+                missed += usize::from(!(low..=high).contains(&0.9));
+            }
+            // 5 % of 400 are 20; three standard deviations more are 33. Medians of few values are less sure.
+            assert!(missed <= 36, "{rounds} rounds: missed {missed} of 400");
+        }
+    }
+
+    #[test]
+    fn what_happens_to_a_whole_round_does_not_widen_the_interval() {
+        let weather = [1.0, 1.9, 1.1, 1.4, 3.0, 1.2, 1.0, 2.0, 1.3];
+        let ours = timings(weather.map(|slow| 8.0 * slow));
+        let theirs = timings(weather.map(|slow| 10.0 * slow));
+        let [low, high] = ratio_interval(&ours, &theirs, 1).unwrap();
+        assert!((low - 0.8).abs() < 1e-9 && (high - 0.8).abs() < 1e-9, "{low} {high}");
+    }
+
+    #[test]
+    fn few_rounds_make_a_wide_interval_and_one_makes_none() {
+        assert_eq!(ratio_interval(&timings([1.0]), &timings([1.0]), 1), None);
+        let interval = ratio_interval(&timings([8.0, 9.0, 12.0]), &timings([10.0; 3]), 1);
+        assert_eq!(interval, Some([0.8, 1.2]));
+    }
+
+    #[test]
+    fn an_interval_around_one_shows_no_difference() {
+        assert_eq!(Difference::shown_by([0.9, 0.99]), Difference::Faster);
+        assert_eq!(Difference::shown_by([0.99, 1.01]), Difference::NoneShown);
+        assert_eq!(Difference::shown_by([1.001, 2.0]), Difference::Slower);
+    }
+
+    #[test]
+    fn means_and_medians() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0]), Some(2.0));
+        assert_eq!(geometric_mean(&[]), None);
+        assert!((geometric_mean(&[0.5, 8.0]).unwrap() - 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn ranks_correlate_as_spearman_says() {
+        assert_eq!(rank_correlation(&[1.0, 2.0], &[1.0, 2.0]), None);
+        assert_eq!(rank_correlation(&[1.0, 5.0, 9.0], &[10.0, 20.0, 21.0]), Some(1.0));
+        assert_eq!(rank_correlation(&[1.0, 5.0, 9.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        assert_eq!(rank_correlation(&[1.0, 1.0, 1.0], &[3.0, 2.0, 1.0]), None);
+        let shared = rank_correlation(&[1.0, 2.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert!((shared - 0.948_683).abs() < 1e-6, "{shared}");
+    }
+}
