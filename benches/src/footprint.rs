@@ -18,9 +18,9 @@
 //! Two things can hide a peak. Pages that come and go within one operation or between two looks (a reallocation that
 //! moves a large block), and huge pages, whose fault counts as one. Both are caught by the kernel's own high-water
 //! mark (`VmHWM`, reset before the replay): it misses nothing, but since Linux 6.2 it is off by up to 32 pages for
-//! each processor, which batch their counts. So the mark is used where it is above the walked peak by more than that,
-//! and the walked peak otherwise. The error is therefore within the tolerance, or, where the mark was used or would
-//! have been, within [`counter_error`] (256 KiB on two processors).
+//! each processor, which batch their counts, of anonymous pages and again of those of files. So the mark is used where
+//! it is above the walked peak by more than that, and the walked peak otherwise. The error is therefore within the
+//! tolerance, or, where the mark was used or would have been, within [`counter_error`] (512 KiB on two processors).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -45,7 +45,7 @@ pub struct Footprint {
 #[must_use]
 pub fn counter_error() -> u64 {
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    processors * (2 * processors).max(32) * PAGE
+    2 * processors * (2 * processors).max(32) * PAGE
 }
 
 const PAGE: u64 = 4096;
