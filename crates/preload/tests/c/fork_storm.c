@@ -1,9 +1,9 @@
 // A program whose threads allocate all the time forks hundreds of times, from two threads at once; children find every
 // block as it was, allocate, free what their parent made, and fork again.
 //
-// Options: --few (for heaps that never free).
+// Options: --few (for heaps that never free: fewer forks, and threads that rest now and then).
 
-#define _GNU_SOURCE
+#define _DEFAULT_SOURCE
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +13,7 @@
 enum { SLOTS = 100 };
 
 static atomic_int done;
+static int few;
 static _Thread_local struct block *before_fork;
 
 // Handlers of the program may allocate; ours must not be in the way.
@@ -28,7 +29,10 @@ static void in_child(void) {
 static void *busy(void *argument) {
     uint64_t state = (uintptr_t)argument;
     struct block *slots[SLOTS] = {0};
-    while (!atomic_load(&done)) step(&state, slots, SLOTS);
+    while (!atomic_load(&done)) {
+        step(&state, slots, SLOTS);
+        if (few && next(&state) % 50 == 0) usleep(1000);
+    }
     drop_all(slots, SLOTS);
     return NULL;
 }
@@ -83,7 +87,8 @@ static void *forks(void *argument) {
 
 int main(int count, char **arguments) {
     (void)count;
-    int times = has_flag(arguments, "--few") ? 40 : 200;
+    few = has_flag(arguments, "--few");
+    int times = few ? 100 : 200;
     CHECK(pthread_atfork(prepare, in_parent, in_child) == 0, "");
     pthread_t threads[3], forker;
     for (uintptr_t i = 0; i < 3; i++) CHECK(pthread_create(&threads[i], NULL, busy, (void *)(i + 1)) == 0, "");
