@@ -1,6 +1,7 @@
 //! What a process goes through: its start, forks, signals that ask for a report, and its end.
 
 use core::cell::UnsafeCell;
+use core::fmt::Write;
 use core::mem;
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -144,15 +145,13 @@ fn tell(served: &Served) {
     let process = unsafe { libc::getpid() };
     let file = settings.output.as_ref().map(|path| path.open(process)).filter(|&file| file >= 0);
     let mut out = Out::to(file.unwrap_or(*error));
-    // An `Out` takes everything.
-    let _ = report::print(name, *heap, settings, process, &mut out);
+    // A broken heap is not walked any further: its sizes may lead anywhere.
     let broken = if settings.check { heap.check().err() } else { None };
-    if let Some(broken) = broken {
-        let _ = core::fmt::Write::write_fmt(
-            &mut out,
-            format_args!("heapwright: {name}: process {process}: {broken}\n"),
-        );
-    }
+    // An `Out` takes everything.
+    let _ = match broken {
+        Some(broken) => writeln!(out, "heapwright: {name}: process {process}: {broken}"),
+        None => report::print(name, *heap, settings, process, &mut out),
+    };
     drop(out);
     if let Some(file) = file {
         // SAFETY: opened above.

@@ -69,12 +69,11 @@ pub(crate) fn print(
     process: c_int,
     out: &mut Out,
 ) -> fmt::Result {
-    let stats = heap.stats();
     if settings.map == Some(Map::Json) {
         write!(out, "{{\"strategy\":\"{name}\",\"process\":{process}")?;
         if settings.stats {
             let mut separator = ",\"stats\":{";
-            for (field, value) in stats.fields() {
+            for (field, value) in heap.stats().fields() {
                 write!(out, "{separator}\"{field}\":{value}")?;
                 separator = ",";
             }
@@ -88,7 +87,7 @@ pub(crate) fn print(
         writeln!(out, "heapwright: {name}: process {process}")?;
     }
     if settings.stats {
-        for (field, value) in stats.fields() {
+        for (field, value) in heap.stats().fields() {
             writeln!(out, "{field} {value}")?;
         }
     }
@@ -101,6 +100,8 @@ pub(crate) fn print(
 /// A heap's sums, and what C's functions tell beyond them.
 pub(crate) struct Usage {
     stats: Stats,
+    /// Bytes of blocks in use, with their headers, but for those in mappings of their own.
+    used: usize,
     /// Bytes in mappings of single blocks.
     mapped: usize,
     /// The largest free end of a region.
@@ -118,10 +119,15 @@ struct Bucket {
 impl Usage {
     pub(crate) fn of<S: Strategy + ?Sized>(heap: &S) -> Self {
         let empty = Bucket { count: 0, bytes: 0 };
-        let mut usage =
-            Self { stats: heap.stats(), mapped: 0, end: 0, sizes: [empty; usize::BITS as usize] };
+        let mut usage = Self {
+            stats: heap.stats(),
+            used: 0,
+            mapped: 0,
+            end: 0,
+            sizes: [empty; usize::BITS as usize],
+        };
         heap.walk(&mut |block| match block.state {
-            BlockState::Used => {}
+            BlockState::Used => usage.used += block.size + block.overhead,
             BlockState::Mapped => usage.mapped += block.size + block.overhead,
             BlockState::Free | BlockState::Cached | BlockState::Wilderness => {
                 if block.state == BlockState::Wilderness {
@@ -151,7 +157,7 @@ impl Usage {
             hblkhd: self.mapped,
             usmblks: 0,
             fsmblks: cached_bytes,
-            uordblks: self.arena().saturating_sub(free_bytes + cached_bytes),
+            uordblks: self.used,
             fordblks: free_bytes + cached_bytes,
             keepcost: self.end,
         }
