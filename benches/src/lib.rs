@@ -27,6 +27,7 @@ pub mod footprint;
 pub mod generators;
 pub mod json;
 pub mod measure;
+pub mod passes;
 mod peers;
 pub mod progress;
 pub mod registry;

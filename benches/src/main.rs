@@ -178,6 +178,9 @@ fn one(contender: &Contender, prepared: &Prepared, pass: Pass, limit: Duration) 
                 cut(partial)
             );
         }
+        found @ (Finding::Latency { .. } | Finding::Timeline { .. } | Finding::Counts { .. }) => {
+            println!("{name}: {}", serde_json::to_string(&found)?);
+        }
         Finding::Failed { reason } => {
             println!("{name}: FAILED: {reason}");
             return Ok(false);

@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
 use crate::footprint::{Footprint, HighWater, Meter, Watch};
+use crate::passes::counts::Counts;
+use crate::passes::heap_map::HeapMap;
+use crate::passes::latency::Latency;
+use crate::passes::timeline::Timeline;
 use crate::replay::{self, Progress, Refused, Table, Unobserved};
 use crate::script::{Kind, MappedScript};
 use crate::{registry, verify};
@@ -34,10 +38,17 @@ pub enum Pass {
     Footprint,
     /// Whether every promise is kept.
     Verify,
+    /// How long single calls take.
+    Latency,
+    /// The footprint over time, and the heap map.
+    Timeline,
+    /// Page faults, system calls, instructions, cache misses.
+    Counts,
 }
 
 impl Pass {
-    const ALL: [Self; 3] = [Self::Time, Self::Footprint, Self::Verify];
+    const ALL: [Self; 6] =
+        [Self::Time, Self::Footprint, Self::Verify, Self::Latency, Self::Timeline, Self::Counts];
 
     /// Its name in the worker's arguments.
     #[must_use]
@@ -46,6 +57,9 @@ impl Pass {
             Self::Time => "time",
             Self::Footprint => "footprint",
             Self::Verify => "verify",
+            Self::Latency => "latency",
+            Self::Timeline => "timeline",
+            Self::Counts => "counts",
         }
     }
 }
@@ -62,7 +76,7 @@ impl FromStr for Pass {
 }
 
 /// What a worker found. It is `partial` where the time limit ended the replay: the contender works, but is slow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "found", rename_all = "lowercase")]
 pub enum Finding {
     /// From [`Pass::Time`].
@@ -93,6 +107,29 @@ pub enum Finding {
         operations: u64,
         /// How often the strategy's own check was called.
         checks: u64,
+        /// The time limit ended the replay.
+        partial: bool,
+    },
+    /// From [`Pass::Latency`].
+    Latency {
+        /// The times of calls.
+        latency: Latency,
+        /// The time limit ended the replay.
+        partial: bool,
+    },
+    /// From [`Pass::Timeline`].
+    Timeline {
+        /// The footprint over time.
+        timeline: Timeline,
+        /// Address against time; `None` for a peer, whose blocks nobody knows.
+        heap_map: Option<HeapMap>,
+        /// The time limit ended the replay.
+        partial: bool,
+    },
+    /// From [`Pass::Counts`].
+    Counts {
+        /// What was counted.
+        counts: Counts,
         /// The time limit ended the replay.
         partial: bool,
     },
@@ -180,6 +217,7 @@ fn work(script: &Path, contender: &Contender, pass: Pass, limit: Duration) -> Re
             let verify::Verified { operations, checks } = verified;
             Finding::Verified { operations, checks, partial: partial(operations) }
         }
+        Pass::Latency | Pass::Timeline | Pass::Counts => bail!("not measured yet"),
     })
 }
 
