@@ -1,7 +1,7 @@
 //! The command line: options, names that may be mistyped, lists.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::contender::{Contender, Kind};
 use crate::measure::Plan;
+use crate::programs;
 use crate::registry::{self, BACKENDS, PEERS, POLICIES, Part, REFERENCE, STRATEGIES};
 use crate::summary::Skipped;
 use crate::workload::{Scale, Workload};
@@ -35,6 +36,11 @@ pub struct Options {
     /// Run this trace (.hwt, .rep or .rep.gz); may be repeated. Other workloads run only if --only names them
     #[arg(long, value_name = "FILE")]
     pub trace: Vec<PathBuf>,
+
+    /// Run this whole program with each contender in place of its malloc; a command line for sh; may be repeated. Time is
+    /// from start to end. Other workloads run only if --only names them
+    #[arg(long, value_name = "CMD")]
+    pub program: Vec<String>,
 
     /// Write the results to this file, one JSON object a line for each workload and contender
     #[arg(long, value_name = "FILE")]
@@ -64,6 +70,10 @@ pub struct Options {
     /// takes; with --verify, 120]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<u64>,
+
+    /// Where the libraries of strategies are that stand in place of malloc
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub libraries: Option<PathBuf>,
 
     /// A peer that could not be built, and why: NAME=REASON
     #[arg(long, value_name = "NAME=REASON", hide = true)]
@@ -101,18 +111,21 @@ impl Options {
             Workload::recorded().into_iter().chain(Workload::generated()).collect();
         let names: Vec<_> = known.iter().map(|workload| workload.name.clone()).collect();
         let mut chosen: Vec<Workload> = Vec::new();
-        for path in &self.trace {
-            let mut workload = Workload::given(path);
+        let programs =
+            self.program.iter().map(|command| (Workload::program(command), command.clone()));
+        let traces =
+            self.trace.iter().map(|path| (Workload::given(path), path.display().to_string()));
+        for (mut workload, whole) in traces.chain(programs) {
             let taken = |name: &str| {
                 chosen.iter().any(|other| other.name == name)
                     || names.iter().any(|other| other == name)
             };
             if taken(&workload.name) {
-                workload.name = path.display().to_string(); // two of one name could not be told apart
+                workload.name = whole; // two of one name could not be told apart
             }
             chosen.push(workload);
         }
-        if self.only.is_empty() && self.trace.is_empty() {
+        if self.only.is_empty() && chosen.is_empty() {
             return Ok(known);
         }
         for name in &self.only {
@@ -131,15 +144,22 @@ impl Options {
     ///
     /// When a name is unknown; the message lists near matches.
     pub fn contenders(&self) -> Result<Vec<&'static Contender>> {
+        let ours = self.libraries.as_deref().unwrap_or(Path::new("target/preload"));
+        let others =
+            if self.program.is_empty() { Vec::new() } else { programs::find_libraries(ours) };
+        let all: Vec<&'static Contender> = registry::contenders().chain(others).collect();
+        let names: Vec<_> = all.iter().map(|contender| contender.name).collect();
         for name in &self.strategies {
-            known_contender(name)?;
+            if !names.contains(&name.as_str()) {
+                bail!(unknown("contender", name, names.into_iter()));
+            }
         }
         let asked = |contender: &&Contender| {
             self.strategies.is_empty()
                 || contender.name == REFERENCE
                 || self.strategies.iter().any(|name| name == contender.name)
         };
-        Ok(registry::contenders().filter(asked).collect())
+        Ok(all.into_iter().filter(asked).collect())
     }
 
     /// How much is to be measured.

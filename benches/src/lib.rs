@@ -29,6 +29,7 @@ pub mod json;
 pub mod measure;
 pub mod passes;
 mod peers;
+pub mod programs;
 pub mod progress;
 pub mod registry;
 pub mod replay;

@@ -28,6 +28,7 @@ use rand::seq::SliceRandom;
 
 use crate::contender::Contender;
 use crate::footprint::tolerance;
+use crate::programs;
 use crate::progress::Progress;
 use crate::registry::REFERENCE;
 use crate::statistics::{LEAST_ROUNDS, Timing, ratio_interval};
@@ -74,6 +75,9 @@ pub struct Sample {
 /// No replay is cut off before.
 pub const LEAST_LIMIT: Duration = Duration::from_secs(2);
 
+/// No program is ended before.
+pub const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
+
 /// How many times slower than the reference a contender may be.
 pub const LIMIT_FACTOR: u32 = 20;
 
@@ -91,7 +95,11 @@ pub fn measure(
     plan: &Plan,
 ) -> Result<Vec<Sample>> {
     let start = Instant::now();
-    let limits = vec![plan.limit.unwrap_or(LEAST_LIMIT); workloads.len()];
+    let least = |prepared: &Prepared| match prepared.program {
+        Some(_) => PROGRAM_LIMIT,
+        None => LEAST_LIMIT,
+    };
+    let limits = workloads.iter().map(|it| plan.limit.unwrap_or_else(|| least(it))).collect();
     let mut run = Run { workloads, contenders, limits, program: this_program()? };
     let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
     let mut states: Vec<State> = pairs(workloads, contenders).map(State::new).collect();
@@ -106,7 +114,8 @@ pub fn measure(
         progress.step("timing, round 1", || run.time(&mut states[index], 1, &mut samples))?;
         let State { pair, .. } = states[index];
         if plan.limit.is_none() && is_reference(pair) {
-            run.limits[pair.workload] = LEAST_LIMIT.max(LIMIT_FACTOR * states[index].cost());
+            let limit = &mut run.limits[pair.workload];
+            *limit = (*limit).max(LIMIT_FACTOR * states[index].cost());
         }
     }
 
@@ -162,7 +171,11 @@ fn pairs<'a>(
 ) -> impl Iterator<Item = Pair> + 'a {
     workloads.iter().enumerate().flat_map(move |(workload, prepared)| {
         let fit = move |contender: &&Contender| {
-            contender.allocator.is_some() && contender.unfit_for(&prepared.facts).is_none()
+            let there = match prepared.program {
+                Some(_) => programs::can_run(contender),
+                None => contender.allocator.is_some(),
+            };
+            there && contender.unfit_for(&prepared.facts).is_none()
         };
         let able = contenders.iter().enumerate().filter(move |(_, contender)| fit(contender));
         able.map(move |(contender, _)| Pair { workload, contender })
@@ -287,8 +300,11 @@ impl Run<'_> {
     fn work(&self, pair: Pair, pass: Pass) -> Result<Sample> {
         let script = &self.workloads[pair.workload].script;
         let contender = self.contenders[pair.contender];
-        let finding =
-            work(&self.program, script, contender.name, pass, self.limits[pair.workload])?;
+        let limit = self.limits[pair.workload];
+        let finding = match &self.workloads[pair.workload].program {
+            Some(command) => programs::run(command, contender, limit)?,
+            None => work(&self.program, script, contender.name, pass, limit)?,
+        };
         Ok(Sample { pair, round: 0, finding })
     }
 

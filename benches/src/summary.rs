@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contender::{self, Contender};
 use crate::measure::{Pair, Sample};
+use crate::programs;
 use crate::registry::REFERENCE;
 use crate::statistics::{Difference, Timing, median, ratio_interval};
 use crate::worker::Finding;
@@ -68,6 +69,9 @@ pub struct Row {
     pub peak_live: u64,
     /// `peak_footprint` over `peak_live`.
     pub footprint_ratio: Option<f64>,
+    /// `peak_footprint` over that of the reference in the same run.
+    #[serde(default)]
+    pub relative_footprint: Option<f64>,
     /// Seeds generators and order.
     pub seed: u64,
 }
@@ -113,13 +117,19 @@ pub fn summarise(
         let rows = &mut rows[start..];
         let is_reference =
             |row: &&Row| row.contender == REFERENCE && row.status == Status::Measured;
-        if let Some(reference) = rows.iter().find(is_reference).and_then(|row| row.ns_per_op) {
+        if let Some(reference) = rows.iter().find(is_reference).cloned() {
             for row in rows {
-                row.relative_time = row.ns_per_op.map(|time| time / reference);
+                row.relative_time = ratio(row.ns_per_op, reference.ns_per_op);
+                let bytes = |row: &Row| row.peak_footprint.map(|bytes| bytes as f64);
+                row.relative_footprint = ratio(bytes(row), bytes(&reference));
             }
         }
     }
     rows
+}
+
+fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
+    Some(ours? / theirs.filter(|theirs| *theirs > 0.0)?)
 }
 
 fn row(
@@ -159,7 +169,11 @@ fn row(
         peak_footprint: footprint.map(|(peak, _)| peak),
         peak_footprint_error: footprint.map(|(_, error)| error),
         peak_live,
-        footprint_ratio: footprint.map(|(peak, _)| peak as f64 / peak_live.max(1) as f64),
+        // What a program has live is not known.
+        footprint_ratio: footprint
+            .filter(|_| peak_live > 0)
+            .map(|(peak, _)| peak as f64 / peak_live as f64),
+        relative_footprint: None,
         seed,
     }
 }
@@ -170,7 +184,12 @@ fn status(
     findings: &[&Finding],
     skipped: &Skipped,
 ) -> (Status, Option<String>) {
-    if contender.allocator.is_none() {
+    if workload.program.is_some() {
+        if !programs::can_run(contender) {
+            let reason = "there is no shared library of it on this machine".to_owned();
+            return (Status::Skipped, Some(reason));
+        }
+    } else if contender.allocator.is_none() {
         let reason = skipped.get(contender.name).cloned();
         let reason = reason.unwrap_or_else(|| {
             "not built into this binary; `cargo xtask bench` builds it".to_owned()
@@ -250,6 +269,7 @@ mod tests {
                 ..Facts::default()
             },
             script: Default::default(),
+            program: None,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::contender::Kind;
 use crate::registry::REFERENCE;
 use crate::statistics::geometric_mean;
 use crate::summary::{Row, Status};
+use crate::workload;
 
 /// Both tables, and what there is to say about missing figures.
 #[must_use]
@@ -18,8 +19,16 @@ pub fn render(rows: &[Row]) -> String {
     let times = |row: &Row| row.relative_time;
     let _ = writeln!(text, "Time relative to {REFERENCE} (lower is better)\n");
     let _ = writeln!(text, "{}", table(rows, times, &time_heads(rows)));
-    let _ = writeln!(text, "\nPeak footprint over peak live bytes (lower is better)\n");
-    let _ = writeln!(text, "{}", table(rows, |row| row.footprint_ratio, &live_heads(rows)));
+    if rows.iter().any(|row| row.footprint_ratio.is_some()) {
+        let _ = writeln!(text, "\nPeak footprint over peak live bytes (lower is better)\n");
+        let _ = writeln!(text, "{}", table(rows, |row| row.footprint_ratio, &live_heads(rows)));
+    }
+    let programs: Vec<Row> =
+        rows.iter().filter(|row| row.workload_kind == workload::Kind::Program).cloned().collect();
+    if !programs.is_empty() {
+        let _ = writeln!(text, "\nPeak resident memory of programs relative to {REFERENCE}\n");
+        let _ = writeln!(text, "{}", table(&programs, |row| row.relative_footprint, &Heads::new()));
+    }
     text.push_str(&notes(rows));
     text
 }
@@ -177,7 +186,6 @@ fn notes(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload;
 
     fn row(
         workload: &str,
@@ -205,6 +213,7 @@ mod tests {
             peak_footprint_error: None,
             peak_live: 1 << 20,
             footprint_ratio: figure,
+            relative_footprint: None,
             seed: 0,
         }
     }

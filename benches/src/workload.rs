@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use heapwright_trace::Trace;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub enum Kind {
     Given,
     /// Made by a generator.
     Generated,
+    /// A whole program, run with each contender in place of its `malloc`.
+    Program,
 }
 
 /// A workload that has a name, and is not loaded yet.
@@ -33,6 +35,7 @@ pub struct Workload {
 enum Source {
     File(PathBuf),
     Generator(&'static Generator),
+    Program(String),
 }
 
 /// How much of a generated workload is made.
@@ -52,8 +55,10 @@ pub struct Prepared {
     pub kind: Kind,
     /// What is known of it.
     pub facts: Facts,
-    /// The compiled script.
+    /// The compiled script; empty for a program.
     pub script: PathBuf,
+    /// The command line of a program.
+    pub program: Option<String>,
 }
 
 impl Workload {
@@ -90,11 +95,20 @@ impl Workload {
         Self { name: stem.to_owned(), kind: Kind::Given, source: Source::File(path.to_owned()) }
     }
 
+    /// A whole program, by its command line for `sh`; it is called what it begins with.
+    #[must_use]
+    pub fn program(command: &str) -> Self {
+        let first = command.split_whitespace().find(|word| !word.contains('=')).unwrap_or(command);
+        let name = first.rsplit('/').next().unwrap_or(first).to_owned();
+        Self { name, kind: Kind::Program, source: Source::Program(command.to_owned()) }
+    }
+
     /// What it is, in one line.
     #[must_use]
     pub fn about(&self) -> String {
         match &self.source {
             Source::Generator(generator) => generator.about.to_owned(),
+            Source::Program(command) => command.clone(),
             Source::File(path) => match Trace::load(path) {
                 Ok(trace) => trace.summary().command.clone(),
                 Err(error) => error.to_string(),
@@ -111,6 +125,7 @@ impl Workload {
         match &self.source {
             Source::File(path) => Script::compile(&Trace::load(path)?),
             Source::Generator(generator) => (generator.generate)(scale.seed, scale.operations),
+            Source::Program(command) => bail!("{command:?} is a program, and has no script"),
         }
     }
 
@@ -121,6 +136,15 @@ impl Workload {
     /// As [`Workload::load`]; and when the file cannot be written.
     pub fn prepare(&self, scale: Scale, folder: &Path, number: usize) -> Result<Prepared> {
         let Self { name, kind, .. } = self;
+        if let Source::Program(command) = &self.source {
+            return Ok(Prepared {
+                name: name.clone(),
+                kind: *kind,
+                facts: Facts { operations: 1, ..Facts::default() },
+                script: PathBuf::new(),
+                program: Some(command.clone()),
+            });
+        }
         let script = self.load(scale).with_context(|| format!("loading the workload {name}"))?;
         let path = folder.join(format!("{number}.script"));
         script.write(&path)?;
@@ -129,6 +153,7 @@ impl Workload {
             kind: *kind,
             facts: script.facts().clone(),
             script: path,
+            program: None,
         })
     }
 }
@@ -143,6 +168,13 @@ mod tests {
         assert_eq!(name("/a.b/grep.rep.gz"), "grep");
         assert_eq!(name("service.hwt"), "service");
         assert_eq!(name(".hidden"), "hidden");
+    }
+
+    #[test]
+    fn a_program_is_named_after_its_first_word() {
+        let name = |command: &str| Workload::program(command).name;
+        assert_eq!(name("python3 -c 'print(1)'"), "python3");
+        assert_eq!(name("LANG=C /usr/bin/gcc -O2 x.c"), "gcc");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use heapwright_benches::cli::{self, Options, ReplayOptions};
 use heapwright_benches::contender::Kind;
 use heapwright_benches::registry::{PEERS, REFERENCE};
 
-use crate::cargo;
+use crate::{cargo, preload};
 
 /// The package of the harness, and its program.
 const PACKAGE: &str = "heapwright-benches";
@@ -133,10 +133,17 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
         options.contenders()?;
     }
     let harness = Harness::build()?;
+    let mut command = harness.command();
+    if !options.program.is_empty() {
+        let libraries = preload::build(&preload::servants())?;
+        if let Some(folder) = libraries.first().and_then(|path| path.parent()) {
+            command.arg("--libraries").arg(folder);
+        }
+    }
     // What the user typed, as it was typed.
     let arguments: Vec<OsString> =
         std::env::args_os().skip_while(|argument| argument != "bench").skip(1).collect();
-    let status = harness.command().args(arguments).status().context("running the harness")?;
+    let status = command.args(arguments).status().context("running the harness")?;
     Ok(exit_code(status))
 }
 

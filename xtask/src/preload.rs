@@ -59,7 +59,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<ExitCode> {
 }
 
 /// The strategies that can stand in place of `malloc`: those that serve any size.
-fn servants() -> Vec<&'static str> {
+pub(crate) fn servants() -> Vec<&'static str> {
     let serves = |limits: usize| limits >= isize::MAX as usize >> 1;
     STRATEGIES
         .iter()
