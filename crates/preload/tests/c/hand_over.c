@@ -15,7 +15,7 @@ static struct queue {
     size_t first, count;
 } queues[PAIRS];
 
-static int total = 30000;
+static int total = 100000;
 
 static void *makes(void *argument) {
     uint64_t state = (uintptr_t)argument + 1;
@@ -49,7 +49,7 @@ static void *takes(void *argument) {
 
 int main(int count, char **arguments) {
     (void)count;
-    if (has_flag(arguments, "--few")) total = 5000;
+    if (has_flag(arguments, "--few")) total = 10000;
     pthread_t makers[PAIRS], takers[PAIRS];
     for (uintptr_t i = 0; i < PAIRS; i++) {
         pthread_mutex_init(&queues[i].lock, NULL);

@@ -98,26 +98,34 @@ impl Heap {
 
 /// The library of a strategy. The first call builds all of them.
 pub(crate) fn library(strategy: &Strategy) -> &'static Path {
-    static LIBRARIES: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    let build = || {
-        let output = Command::new(env!("CARGO"))
-            .args(["run", "--quiet", "--package", "xtask", "--", "preload"])
-            .args(STRATEGIES.iter().map(|strategy| strategy.name))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env_remove("LD_PRELOAD")
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo");
-        assert!(output.status.success(), "the libraries do not build: {}", output.status);
-        let paths = String::from_utf8(output.stdout).expect("paths in UTF-8");
-        paths.lines().map(PathBuf::from).collect()
-    };
+    static LIBRARIES: OnceLock<Result<Vec<PathBuf>, String>> = OnceLock::new();
+    let libraries = LIBRARIES.get_or_init(build_libraries).as_ref();
+    let libraries = libraries.unwrap_or_else(|error| panic!("{error}"));
     let file = format!("libheapwright_{}.so", strategy.name.replace('-', "_"));
-    let libraries = LIBRARIES.get_or_init(build);
     let found = libraries.iter().find(|path| path.ends_with(&file));
     let path = found.unwrap_or_else(|| panic!("{file} is not among {libraries:?}"));
     assert!(path.is_absolute() && path.is_file(), "{} is no library", path.display());
     path
+}
+
+/// What `cargo xtask preload` prints.
+fn build_libraries() -> Result<Vec<PathBuf>, String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--package", "xtask", "--", "preload"])
+        .args(STRATEGIES.iter().map(|strategy| strategy.name))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("LD_PRELOAD")
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo: {error}"))?;
+    if !output.status.success() {
+        return Err(format!(
+            "the libraries do not build ({}); see the errors above",
+            output.status
+        ));
+    }
+    let paths = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;
+    Ok(paths.lines().map(PathBuf::from).collect())
 }
 
 /// Lists and runs tests as `cargo test` expects.
