@@ -3,7 +3,11 @@
 //! A pass is timed as a whole; there is no clock inside. A script of one stream is timed in processor time of its
 //! thread, in the kernel too: such a replay never waits for anything but the processor, and what other programs take
 //! of that is not the contender's doing. Streams that run at the same time do wait for each other, so they are timed by
-//! the wall clock, and want a machine that does nothing else.
+//! the wall clock, and want a machine that does nothing else. Where a stream is renewed, the time of starting and
+//! ending its threads is in it.
+//!
+//! Streams share no lock while they run. A block that is handed over costs its sender one store and its receiver one
+//! load, of a word in the tables; who has to wait looks at that word again and again.
 //!
 //! Every contender, ours and peers, is called through
 //! `&dyn GlobalAlloc`, so none is inlined into the loop. Memory is touched as a program would touch it: one byte of
@@ -11,7 +15,10 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +26,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use memmap2::{MmapMut, MmapOptions};
 
-use crate::script::{Kind, Op};
+use crate::script::{self, Kind, Op};
+
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// What every contender is called through.
 pub type Allocator = dyn GlobalAlloc + Sync;
@@ -27,7 +37,7 @@ pub type Allocator = dyn GlobalAlloc + Sync;
 /// Bytes of a cache line.
 pub const LINE: usize = 64;
 
-/// Sees each operation after it was carried out. The one that does nothing costs nothing.
+/// Sees each operation that [counts](Kind::counts) after it was carried out. The one that does nothing costs nothing.
 pub trait Observer {
     /// `op` was carried out.
     fn after(&mut self, op: &Op);
@@ -41,7 +51,8 @@ impl Observer for Unobserved {
     fn after(&mut self, _op: &Op) {}
 }
 
-/// The table of pointers of one stream: zeroed pages, all present before the replay begins.
+/// The table of pointers of one stream: zeroed pages, all present before the replay begins. The last of them are the
+/// table's share of the mailboxes through which streams hand blocks over.
 pub struct Table {
     map: MmapMut,
     slots: usize,
@@ -68,6 +79,16 @@ impl Table {
         // SAFETY: the mapping is page-aligned, holds that many pointers, is borrowed mutably, and any bytes, zero at
         // first, make a pointer.
         unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.slots) }
+    }
+
+    /// The slots, and so many mailboxes at the end, which are empty now.
+    fn split(&mut self, mailboxes: usize) -> (&mut [*mut u8], &[AtomicPtr<u8>]) {
+        let slots = self.slots();
+        let (slots, mailboxes) = slots.split_at_mut(slots.len() - mailboxes);
+        mailboxes.fill(ptr::null_mut());
+        // SAFETY: an atomic pointer has the size and the alignment of a pointer, and the borrow of the pointers, which
+        // was the only one, is given up for this one.
+        (slots, unsafe { &*(ptr::from_mut(mailboxes) as *const [AtomicPtr<u8>]) })
     }
 }
 
@@ -103,6 +124,10 @@ impl std::fmt::Display for Refused {
 /// # Errors
 ///
 /// The first request that was refused; the replay ends there.
+///
+/// # Panics
+///
+/// When there are fewer tables or observers than streams, or tables have fewer slots than the script says.
 pub fn run<O: Observer + Send>(
     heap: &Allocator,
     streams: &[&[Op]],
@@ -110,39 +135,58 @@ pub fn run<O: Observer + Send>(
     stop: &AtomicBool,
     observers: &mut [O],
 ) -> Result<Progress, Refused> {
+    assert!(tables.len() >= streams.len() && observers.len() >= streams.len());
+    let cells = script::mailboxes(streams).div_ceil(streams.len().max(1));
+    let (tables, mailboxes): (Vec<_>, Vec<_>) = tables
+        .iter_mut()
+        .take(streams.len())
+        .map(|table| {
+            let (slots, mailboxes) = table.split(cells);
+            (Mutex::new(slots), mailboxes)
+        })
+        .unzip();
     let gate = Barrier::new(streams.len());
-    let tables: Vec<_> = tables.iter_mut().map(Mutex::new).collect();
-    let course = &Course { heap, tables: &tables, gate: &gate, stop };
-    let rounds: Vec<Vec<&[Op]>> =
-        streams.iter().map(|ops| ops.split(|op| op.kind() == Kind::Rotate).collect()).collect();
-    let mut parts = rounds.iter().zip(observers).enumerate();
+    let course = &Course { heap, tables: &tables, mailboxes: &mailboxes, gate: &gate, stop };
+    let lives: Vec<Vec<Life<'_>>> = streams.iter().map(|ops| lives(ops)).collect();
+    let mut parts = lives.iter().zip(observers).enumerate();
     let Some((_, (first, observer))) = parts.next() else {
         return Ok(Progress { operations: 0, elapsed: Duration::ZERO });
     };
-    if streams.len() == 1 {
+
+    let mut done = Vec::with_capacity(streams.len());
+    let elapsed = if streams.len() == 1 && first.len() == 1 {
         let start = processor_time();
-        let operations = course.stream(0, first, observer)?;
-        return Ok(Progress { operations, elapsed: processor_time() - start });
-    }
-    let ready = &Barrier::new(streams.len());
-    thread::scope(|scope| {
-        let running: Vec<_> = parts
-            .map(|(index, (rounds, observer))| {
-                scope.spawn(move || {
-                    ready.wait();
-                    course.stream(index, rounds, observer)
+        done.push(course.stream(0, first, observer));
+        processor_time() - start
+    } else {
+        let ready = &Barrier::new(streams.len());
+        thread::scope(|scope| {
+            let running: Vec<_> = parts
+                .map(|(index, (lives, observer))| {
+                    scope.spawn(move || {
+                        ready.wait();
+                        course.stream(index, lives, observer)
+                    })
                 })
-            })
-            .collect();
-        ready.wait();
-        let start = Instant::now();
-        let mut operations = course.stream(0, first, observer);
-        for thread in running {
-            let more = thread.join().unwrap_or(Ok(0));
-            operations = operations.and_then(|sum| Ok(sum + more?));
+                .collect();
+            ready.wait();
+            let start = Instant::now();
+            done.push(course.stream(0, first, observer));
+            done.extend(running.into_iter().map(|thread| thread.join().unwrap_or_default()));
+            start.elapsed()
+        })
+    };
+
+    let mut operations = 0;
+    for (ops, Ended { after, refused }) in streams.iter().zip(done) {
+        let counted = ops.iter().filter(|op| !op.kind().divides()).take(after as usize);
+        let after = counted.filter(|op| op.kind().counts()).count() as u64;
+        if let Some((size, align)) = refused {
+            return Err(Refused { after, size, align });
         }
-        Ok(Progress { operations: operations?, elapsed: start.elapsed() })
-    })
+        operations += after;
+    }
+    Ok(Progress { operations, elapsed })
 }
 
 /// Time that the processors spent on this thread so far. (That of the process is inexact while a timer runs on it.)
@@ -153,74 +197,185 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// What one thread does for its stream: rounds, between which it meets the others.
+type Life<'a> = Vec<Round<'a>>;
+
+/// Operations that one thread carries out without looking up.
+struct Round<'a> {
+    ops: &'a [Op],
+    /// All meet before it.
+    meets: bool,
+    /// How often tables were exchanged before it.
+    rotations: usize,
+}
+
+/// Takes a stream apart.
+fn lives(ops: &[Op]) -> Vec<Life<'_>> {
+    let mut lives = vec![Vec::new()];
+    let (mut rest, mut meets, mut rotations) = (ops, false, 0);
+    loop {
+        let length = rest.iter().position(|op| op.kind().divides()).unwrap_or(rest.len());
+        let (ops, others) = rest.split_at(length);
+        if let Some(life) = lives.last_mut() {
+            life.push(Round { ops, meets, rotations });
+        }
+        let Some((divider, others)) = others.split_first() else { return lives };
+        rest = others;
+        meets = divider.kind() != Kind::Renew;
+        rotations += usize::from(divider.kind() == Kind::Rotate);
+        if divider.kind() == Kind::Renew {
+            lives.push(Vec::new());
+        }
+    }
+}
+
+/// How a stream ended.
+#[derive(Default)]
+struct Ended {
+    /// How many of its operations it went through, those that do not count too, but no meetings and renewals.
+    after: u64,
+    /// Size and alignment of what the contender had no memory for.
+    refused: Option<(usize, usize)>,
+}
+
 /// What the streams of one replay share.
 struct Course<'a> {
     heap: &'a Allocator,
-    tables: &'a [Mutex<&'a mut Table>],
+    tables: &'a [Mutex<&'a mut [*mut u8]>],
+    /// The mailboxes in each table.
+    mailboxes: &'a [&'a [AtomicPtr<u8>]],
     gate: &'a Barrier,
     stop: &'a AtomicBool,
 }
 
+// SAFETY: the pointers in tables are to blocks of a heap that any thread may use, and a table is locked while one
+// does.
+unsafe impl Sync for Course<'_> {}
+
 impl Course<'_> {
-    /// Runs one stream and counts its operations.
-    ///
-    /// A stream that must stop goes on to meet the others at every rotation, or they would wait for ever.
-    fn stream<O: Observer>(
+    /// Runs one stream: in the calling thread, or, if it is renewed, each of its lives in a thread that ends with it.
+    fn stream<O: Observer + Send>(
         &self,
         index: usize,
-        rounds: &[&[Op]],
+        lives: &[Life<'_>],
         observer: &mut O,
-    ) -> Result<u64, Refused> {
-        let mut operations = 0;
-        let mut refused = None;
-        for (round, ops) in rounds.iter().enumerate() {
-            if round > 0 {
-                self.gate.wait();
-            }
-            // Taken for a whole round, and by nobody else: streams hold different tables in each round.
-            let table = &self.tables[(index + round) % self.tables.len()];
-            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            if refused.is_none() {
-                match self.round(ops, table.slots(), observer) {
-                    Ok(done) => operations += done,
-                    Err(Refused { after, size, align }) => {
-                        self.stop.store(true, Relaxed);
-                        refused = Some(Refused { after: operations + after, size, align });
-                    }
+    ) -> Ended {
+        let mut ended = Ended::default();
+        match lives {
+            [life] => self.life(index, life, observer, &mut ended),
+            lives => {
+                for life in lives {
+                    let (ended, observer) = (&mut ended, &mut *observer);
+                    thread::scope(|scope| {
+                        // Waited for by its handle, which says that the thread is gone, and all that was its own.
+                        let _ = scope.spawn(|| self.life(index, life, observer, ended)).join();
+                    });
                 }
             }
         }
-        match refused {
-            Some(refused) => Err(refused),
-            None => Ok(operations),
+        ended
+    }
+
+    /// A stream that must stop goes on to meet the others each time, or they would wait for ever.
+    fn life<O: Observer>(
+        &self,
+        index: usize,
+        rounds: &[Round<'_>],
+        observer: &mut O,
+        ended: &mut Ended,
+    ) {
+        for Round { ops, meets, rotations } in rounds {
+            if *meets {
+                self.gate.wait();
+            }
+            // Taken for a whole round, and by nobody else: streams hold different tables in each round.
+            let table = &self.tables[(index + rotations) % self.tables.len()];
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            if ended.refused.is_none() {
+                ended.after += self.round(ops, &mut table, observer, &mut ended.refused);
+            }
         }
     }
 
     /// Operations between two looks at the stop flag.
     const CHUNK: usize = 1024;
 
+    /// Carries out the operations of a round, and says how many it came through.
     fn round<O: Observer>(
         &self,
         ops: &[Op],
         slots: &mut [*mut u8],
         observer: &mut O,
-    ) -> Result<u64, Refused> {
+        refused: &mut Option<(usize, usize)>,
+    ) -> u64 {
         for (index, chunk) in ops.chunks(Self::CHUNK).enumerate() {
+            let before = index * Self::CHUNK;
             if self.stop.load(Relaxed) {
-                return Ok((index * Self::CHUNK) as u64);
+                return before as u64;
             }
             for (place, op) in chunk.iter().enumerate() {
-                // SAFETY: the script keeps the invariant of its module, and the tables that of slots: what a slot
-                // holds is the block that the last operation on it made.
-                let done = unsafe { carry_out(self.heap, op, &mut slots[op.slot()]) };
-                if !done {
-                    let after = (index * Self::CHUNK + place) as u64;
-                    return Err(Refused { after, size: op.size(), align: op.align() });
+                let slot = &mut slots[op.slot()];
+                match op.kind() {
+                    // The store releases what was written into the block, and what the heap wrote beside it.
+                    Kind::Send => self.mailbox(op).store(*slot, Release),
+                    Kind::Signal => self.mailbox(op).store(ptr::dangling_mut(), Release),
+                    Kind::Receive | Kind::Await => {
+                        let content = self.wait(self.mailbox(op));
+                        if content.is_null() {
+                            return (before + place) as u64;
+                        }
+                        if op.kind() == Kind::Receive {
+                            *slot = content;
+                        }
+                    }
+                    _ => {
+                        // SAFETY: the script keeps the invariant of its module, and the tables that of slots: what a
+                        // slot holds is the block that the last operation on it made or received.
+                        let done = unsafe { carry_out(self.heap, op, slot) };
+                        if !done {
+                            *refused = Some((op.size(), op.align()));
+                            self.stop.store(true, Relaxed);
+                            return (before + place) as u64;
+                        }
+                        observer.after(op);
+                    }
                 }
-                observer.after(op);
             }
         }
-        Ok(ops.len() as u64)
+        ops.len() as u64
+    }
+
+    /// Mailboxes lie in the tables in turn, so that two that are used one after the other share no cache line.
+    fn mailbox(&self, op: &Op) -> &AtomicPtr<u8> {
+        let (number, tables) = (op.mailbox(), self.mailboxes.len());
+        &self.mailboxes[number % tables][number / tables]
+    }
+
+    /// Waits for what comes into a mailbox; null if the replay is stopped before.
+    #[inline]
+    fn wait(&self, mailbox: &AtomicPtr<u8>) -> *mut u8 {
+        let content = mailbox.load(Acquire);
+        if content.is_null() { self.wait_long(mailbox) } else { content }
+    }
+
+    /// Looks again and again, for a moment without letting go of the processor; then others run in between, which on a
+    /// machine with fewer processors than streams may be those that are waited for.
+    #[cold]
+    fn wait_long(&self, mailbox: &AtomicPtr<u8>) -> *mut u8 {
+        const MOMENT: u32 = 100;
+        let mut looks = 0_u32;
+        loop {
+            let content = mailbox.load(Acquire);
+            if !content.is_null() || self.stop.load(Relaxed) {
+                return content;
+            }
+            if looks < MOMENT {
+                looks += 1;
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
+        }
     }
 }
 
@@ -260,7 +415,10 @@ unsafe fn carry_out(heap: &Allocator, op: &Op, slot: &mut *mut u8) -> bool {
             Kind::Free => {
                 heap.dealloc(*slot, Layout::from_size_align_unchecked(op.size(), op.align()));
             }
-            Kind::Rotate => {}
+            Kind::Write => write(*slot, op.size(), op.times()),
+            // Not about a block.
+            Kind::Send | Kind::Receive | Kind::Signal | Kind::Await => {}
+            Kind::Meet | Kind::Rotate | Kind::Renew => {}
         }
     }
     true
@@ -281,12 +439,33 @@ unsafe fn touch(block: *mut u8, from: usize, to: usize) {
     }
 }
 
+/// Reads and writes one byte of each cache line of a block, `times` over.
+///
+/// # Safety
+///
+/// The block is that long, and its bytes may be read and written.
+#[inline(always)]
+unsafe fn write(block: *mut u8, size: usize, times: u32) {
+    for _ in 0..times {
+        let mut at = 0;
+        while at < size {
+            // SAFETY: `at` is below the size. The first byte of each line was written when the block was new.
+            unsafe {
+                let byte = block.add(at);
+                ptr::write_volatile(byte, ptr::read_volatile(byte).wrapping_add(1));
+            }
+            at += LINE - (block as usize + at) % LINE;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::alloc::System;
 
+    use super::testing::Careful;
     use super::*;
-    use crate::script::Builder;
+    use crate::script::{Builder, Script};
 
     /// Every second request fails.
     struct Stingy(std::sync::atomic::AtomicUsize);
@@ -386,5 +565,105 @@ mod tests {
             Vec::from_iter(expected)
         );
         assert!(touched.iter().all(|at| (10..200).contains(at)));
+    }
+
+    /// Notes which threads allocate.
+    #[derive(Default)]
+    struct Threads(Mutex<Vec<thread::ThreadId>>);
+
+    // SAFETY: hands on to the system's allocator.
+    unsafe impl GlobalAlloc for Threads {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            self.0.lock().unwrap().push(thread::current().id());
+            // SAFETY: the caller promises the same.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            // SAFETY: the caller promises the same.
+            unsafe { System.dealloc(block, layout) }
+        }
+    }
+
+    fn run_script(heap: &Allocator, script: &Script) -> Result<Progress, Refused> {
+        let streams = script.streams();
+        let mut tables: Vec<_> =
+            streams.iter().map(|_| Table::new(script.slots()).unwrap()).collect();
+        let mut observers: Vec<_> = streams.iter().map(|_| Unobserved).collect();
+        let stop = AtomicBool::new(false);
+        run(heap, &streams, &mut tables, &stop, &mut observers)
+    }
+
+    #[test]
+    fn a_renewed_stream_goes_on_in_a_new_thread_with_its_blocks() {
+        for streams in [1, 2] {
+            let mut builder = Builder::new(streams);
+            let mut left = None;
+            for _ in 0..5 {
+                let object = builder.allocate(10).unwrap();
+                if let Some(object) = left.replace(object) {
+                    builder.free(object);
+                }
+                builder.renew();
+            }
+            builder.free(left.unwrap());
+            let heap = Threads::default();
+            let done = run_script(&heap, &builder.finish().unwrap()).unwrap();
+            assert_eq!(done.operations, 10);
+            let mut threads = heap.0.into_inner().unwrap();
+            assert_eq!(threads.len(), 5);
+            threads.dedup();
+            assert_eq!(threads.len(), 5, "each life is a thread of its own");
+            assert!(!threads.contains(&thread::current().id()));
+        }
+    }
+
+    #[test]
+    fn a_block_is_used_by_one_stream_after_the_other() {
+        let mut builder = Builder::new(4);
+        let objects: Vec<_> = (0..100).map(|_| builder.allocate(48).unwrap()).collect();
+        for round in 0..50 {
+            for &object in &objects {
+                builder.on((object as usize + round) % 4);
+                builder.reallocate(object, 48 + round).unwrap();
+                builder.write(object, 2);
+            }
+        }
+        objects.iter().for_each(|&object| builder.on(2).free(object));
+        let script = builder.finish().unwrap();
+        let heap = Careful::default();
+        let done = run_script(&heap, &script).unwrap();
+        assert_eq!(done.operations, 2 * 100 + 2 * 50 * 100);
+        assert_eq!(heap.clear(), 0);
+    }
+
+    #[test]
+    fn a_refused_stream_does_not_leave_others_waiting_for_its_blocks() {
+        let mut builder = Builder::new(3);
+        for stream in [1, 2] {
+            builder.on(0).allocate(8).unwrap();
+            let object = builder.allocate(8).unwrap();
+            builder.on(stream).free(object);
+            builder.meet();
+            builder.renew();
+            builder.wait_for(0);
+        }
+        let refused = run_script(&Stingy(0.into()), &builder.finish().unwrap());
+        assert_eq!(refused, Err(Refused { after: 1, size: 8, align: 8 }));
+    }
+
+    #[test]
+    fn a_write_goes_over_each_cache_line_as_often_as_it_says() {
+        let mut lines = vec![[0_u64; 8]; 4];
+        let block = lines.as_mut_ptr().cast::<u8>();
+        // SAFETY: the block is four lines long and initialised.
+        let written = unsafe {
+            write(block.add(3), 150, 9);
+            std::slice::from_raw_parts(block, 4 * LINE)
+        };
+        let bytes: Vec<u8> = written.iter().copied().filter(|&byte| byte != 0).collect();
+        assert!(bytes.iter().all(|&byte| byte == 9), "{bytes:?}");
+        let line = |at: usize| (block as usize + at) / LINE;
+        assert_eq!(bytes.len(), line(152) - line(3) + 1);
     }
 }

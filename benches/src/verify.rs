@@ -1,6 +1,7 @@
 //! Verifying replay: slow, and sure that a contender kept every promise.
 //!
-//! Every byte of every block is filled with a pattern of its own and checked when the block is freed or reallocated;
+//! Every byte of every block is filled with a pattern of its own and checked when the block is written to, freed or
+//! reallocated;
 //! blocks are aligned as asked and overlap no other live block; `alloc_zeroed` gives zeroes. At the end all that is
 //! still live is checked and freed. A strategy of ours also passes its own `check` at intervals and at the end, knows
 //! how many blocks are live, and has none left at the end.
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use heapwright_core::Strategy;
 
 use crate::replay::Allocator;
-use crate::script::{Kind, Op};
+use crate::script::{self, Kind, Op, Schedule, Step};
 
 /// What a verifying replay did without finding anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Watched<'a> {
 /// How often a strategy is checked during a replay, beside the end.
 const CHECKS: usize = 64;
 
-/// Replays all streams, one after the other within each round, in one thread.
+/// Replays all streams in one thread, in step, as a [`Schedule`] orders them.
 ///
 /// # Errors
 ///
@@ -49,28 +50,33 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Verified> {
     let mut tables = vec![vec![None; slots]; streams.len()];
-    let total: usize = streams.iter().map(|ops| ops.len()).sum();
+    let mut mailboxes = vec![None; script::mailboxes(streams)];
+    let total = streams.iter().copied().flatten().filter(|op| op.kind().counts()).count();
     let interval = total.div_ceil(CHECKS).max(1);
     let mut verifier = Verifier { heap, strategy, live: BTreeMap::new(), done: 0, checks: 0 };
-    let rounds: Vec<Vec<&[Op]>> =
-        streams.iter().map(|ops| ops.split(|op| op.kind() == Kind::Rotate).collect()).collect();
-    'rounds: for round in 0..rounds.first().map_or(0, Vec::len) {
-        for (stream, rounds) in rounds.iter().enumerate() {
-            let table = &mut tables[(stream + round) % streams.len()];
-            for op in rounds[round] {
-                if verifier.done.is_multiple_of(256) && stop.load(Relaxed) {
-                    break 'rounds;
+    let mut schedule = Schedule::new(streams);
+    let mut stopped = false;
+    for Step { table, op, .. } in &mut schedule {
+        let slot = &mut tables[table][op.slot()];
+        match op.kind() {
+            Kind::Send => mailboxes[op.mailbox()] = slot.take(),
+            Kind::Receive => *slot = mailboxes[op.mailbox()].take(),
+            kind if kind.counts() => {
+                stopped = verifier.done.is_multiple_of(256) && stop.load(Relaxed);
+                if stopped {
+                    break;
                 }
                 let at = verifier.done;
-                verifier
-                    .carry_out(op, &mut table[op.slot()])
-                    .with_context(|| format!("operation {at}"))?;
+                verifier.carry_out(op, slot).with_context(|| format!("operation {at}"))?;
                 if (verifier.done as usize).is_multiple_of(interval) {
                     verifier.check().with_context(|| format!("after operation {at}"))?;
                 }
             }
+            _ => {}
         }
     }
+    ensure!(stopped || !schedule.is_stuck(), "the script's streams wait for each other");
+    tables.push(mailboxes);
     verifier.free_all(&mut tables).context("after the last operation")?;
     verifier.check().context("at the end, with everything freed")?;
     Ok(Verified { operations: verifier.done, checks: verifier.checks })
@@ -122,6 +128,7 @@ impl Verifier<'_> {
             }
             Kind::Reallocate => {
                 let old = slot.take().context("the script reallocates an empty slot")?;
+                ensure!(old.layout.size() == op.old_size(), "the script is wrong about a size");
                 old.verify(old.layout.size()).context("before a reallocation")?;
                 self.leave(&old);
                 // SAFETY: the block is live and has this layout.
@@ -141,9 +148,18 @@ impl Verifier<'_> {
             }
             Kind::Free => {
                 let block = slot.take().context("the script frees an empty slot")?;
+                ensure!(block.layout.size() == op.size(), "the script is wrong about a size");
                 self.free(&block)?;
             }
-            Kind::Rotate => {}
+            Kind::Write => {
+                let block = slot.as_mut().context("the script writes to an empty slot")?;
+                block.verify(op.size()).context("before a write")?;
+                block.pattern = self.new_pattern();
+                block.fill(0);
+            }
+            // Not about the heap.
+            Kind::Send | Kind::Receive | Kind::Signal | Kind::Await => {}
+            Kind::Meet | Kind::Rotate | Kind::Renew => {}
         }
         self.done += 1;
         Ok(())
@@ -163,7 +179,12 @@ impl Verifier<'_> {
             );
         }
         self.live.insert(start, end);
-        Ok(Block { at, layout, pattern: self.done.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 })
+        Ok(Block { at, layout, pattern: self.new_pattern() })
+    }
+
+    /// A pattern that no other operation makes.
+    fn new_pattern(&self) -> u64 {
+        self.done.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
     }
 
     fn leave(&mut self, block: &Block) {

@@ -1,5 +1,6 @@
 //! Workloads: what is asked of an allocator, and where it comes from.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +35,8 @@ pub struct Workload {
 
 enum Source {
     File(PathBuf),
+    /// A trace whose threads run at the same time.
+    Threads(PathBuf),
     Generator(&'static Generator),
     Program(String),
 }
@@ -62,7 +65,8 @@ pub struct Prepared {
 }
 
 impl Workload {
-    /// The traces that come with the project, by name.
+    /// The traces that come with the project, by name; after each that has several threads, the same once more with its
+    /// threads at the same time, as [`Workload::threads`] makes it.
     #[must_use]
     pub fn recorded() -> Vec<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces");
@@ -73,7 +77,24 @@ impl Workload {
             .map(|path| Self { kind: Kind::Recorded, ..Self::given(&path) })
             .collect();
         traces.sort_by(|one, other| one.name.cmp(&other.name));
-        traces
+        let with_threads = |trace: Self| {
+            let threads = trace.threads();
+            iter::once(trace).chain(threads)
+        };
+        traces.into_iter().flat_map(with_threads).collect()
+    }
+
+    /// The same trace with each of its threads in a thread of its own, all at the same time, named `NAME@threads`;
+    /// `None` for what is no trace, or one of a single thread. [`Script::compile_concurrent`] says what of the recorded
+    /// order is kept.
+    #[must_use]
+    pub fn threads(&self) -> Option<Self> {
+        let Source::File(path) = &self.source else { return None };
+        // One that cannot be read is reported where it is loaded.
+        let trace = Trace::load(path).ok().filter(|trace| trace.summary().threads > 1)?;
+        drop(trace);
+        let name = format!("{}@threads", self.name);
+        Some(Self { name, kind: self.kind, source: Source::Threads(path.clone()) })
     }
 
     /// The generators.
@@ -113,6 +134,13 @@ impl Workload {
                 Ok(trace) => trace.summary().command.clone(),
                 Err(error) => error.to_string(),
             },
+            Source::Threads(path) => match Trace::load(path) {
+                Ok(trace) => {
+                    let summary = trace.summary();
+                    format!("{}; its {} threads at the same time", summary.command, summary.threads)
+                }
+                Err(error) => error.to_string(),
+            },
         }
     }
 
@@ -124,6 +152,7 @@ impl Workload {
     pub fn load(&self, scale: Scale) -> Result<Script> {
         match &self.source {
             Source::File(path) => Script::compile(&Trace::load(path)?),
+            Source::Threads(path) => Script::compile_concurrent(&Trace::load(path)?),
             Source::Generator(generator) => (generator.generate)(scale.seed, scale.operations),
             Source::Program(command) => bail!("{command:?} is a program, and has no script"),
         }
@@ -185,5 +214,28 @@ mod tests {
         let scale = Scale { seed: 0, operations: 0 };
         let error = Workload::given(&path).prepare(scale, folder.path(), 0).err().unwrap();
         assert!(format!("{error:#}").contains("broken.hwt"), "{error:#}");
+    }
+
+    #[test]
+    fn a_recorded_trace_of_several_threads_is_there_twice() {
+        let workloads = Workload::recorded();
+        let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
+        assert!(names.contains(&"python-threads") && names.contains(&"python-threads@threads"));
+        assert!(names.contains(&"gcc") && !names.contains(&"gcc@threads"));
+        let scale = Scale { seed: 0, operations: 0 };
+        for workload in workloads.iter().filter(|workload| workload.name.contains('@')) {
+            let single = workload.name.strip_suffix("@threads");
+            let single = workloads.iter().find(|other| Some(other.name.as_str()) == single);
+            let (facts, single) = (
+                workload.load(scale).unwrap().facts().clone(),
+                single.unwrap().load(scale).unwrap().facts().clone(),
+            );
+            assert!(facts.streams > 1, "{}", workload.name);
+            assert_eq!(facts.operations, single.operations, "{}", workload.name);
+            assert_eq!(facts.total, single.total, "{}", workload.name);
+            // The streams meet often enough that about as much is live at once.
+            let ratio = facts.peak_live as f64 / single.peak_live as f64;
+            assert!((0.8..1.25).contains(&ratio), "{}: {ratio}", workload.name);
+        }
     }
 }
