@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::contender::{Contender, Kind};
-use crate::measure::Plan;
+use crate::measure::{Details, Part as Share, Plan};
 use crate::programs;
 use crate::registry::{self, BACKENDS, PEERS, POLICIES, Part, REFERENCE, STRATEGIES};
 use crate::summary::Skipped;
@@ -50,6 +50,19 @@ pub struct Options {
     #[arg(long)]
     pub verify: bool,
 
+    /// Measure these beside time and footprint
+    #[arg(long, value_name = "PASS,…", value_delimiter = ',', default_value = "none")]
+    pub passes: Vec<Detail>,
+
+    /// Compare with the results of an earlier run, from its --json; the exit code says whether anything is worse, as far
+    /// as the intervals show
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+
+    /// Measure only one part of all pairs of workload and contender, such as 2/4; `merge` puts the parts together
+    #[arg(long, value_name = "NUMBER/OF", default_value = "1/1")]
+    pub partition: Share,
+
     /// Seed of the generated workloads and of the order of samples
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
@@ -80,6 +93,19 @@ pub struct Options {
     pub skipped: Vec<String>,
 }
 
+/// A pass beside time and footprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Detail {
+    /// How long single calls take, as a distribution
+    Latency,
+    /// The footprint over time, taken apart, and a map of the heap
+    Timeline,
+    /// Page faults, system calls, instructions, cache misses
+    Counts,
+    /// None of them
+    None,
+}
+
 /// One replay.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayOptions {
@@ -98,6 +124,18 @@ pub struct ReplayOptions {
     /// Cut off a replay that takes more than this many seconds of processor time
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub limit: u64,
+}
+
+/// What to put together.
+#[derive(Debug, Clone, Args)]
+pub struct MergeOptions {
+    /// Results, each from a run with --partition and --json
+    #[arg(value_name = "FILE", required = true)]
+    pub results: Vec<PathBuf>,
+
+    /// Write all of them to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 impl Options {
@@ -172,6 +210,12 @@ impl Options {
             budget: self.repetitions.is_none().then_some(Duration::from_secs(self.budget)),
             limit: self.limit.map(Duration::from_secs),
             seed: self.seed,
+            details: Details {
+                latency: self.passes.contains(&Detail::Latency),
+                timeline: self.passes.contains(&Detail::Timeline),
+                counts: self.passes.contains(&Detail::Counts),
+            },
+            part: self.partition,
         }
     }
 

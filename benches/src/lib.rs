@@ -21,8 +21,10 @@
 //! * A pass is timed as a whole ([`replay`] says by which clock), with code, script and tables present in memory and the heap as new.
 //! * Memory is touched as a program would touch it, and footprint is the kernel's word (see [`footprint`]).
 
+pub mod baseline;
 pub mod cli;
 pub mod contender;
+pub mod environment;
 pub mod footprint;
 pub mod generators;
 pub mod json;

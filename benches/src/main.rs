@@ -1,18 +1,20 @@
 //! `heapwright-bench`: compares contenders on workloads. `cargo xtask bench` builds and runs it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use heapwright_benches::cli::{self, Options, ReplayOptions};
+use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions};
 use heapwright_benches::contender::Contender;
-use heapwright_benches::measure::{self, Sample};
+use heapwright_benches::environment::Environment;
+use heapwright_benches::measure::{self, Part, Sample};
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
-use heapwright_benches::{json, table};
+use heapwright_benches::{baseline, json, table};
 use indicatif::{HumanBytes, HumanCount};
 
 /// Compare allocators on recorded and generated workloads.
@@ -32,6 +34,9 @@ struct Cli {
 enum Command {
     /// Replay one trace under one contender and print what came of it
     Replay(ReplayOptions),
+
+    /// Put together results that were measured in parts, with --partition
+    Merge(MergeOptions),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +48,7 @@ fn main() -> ExitCode {
         let cli = Cli::parse();
         match &cli.command {
             Some(Command::Replay(options)) => replay(options),
+            Some(Command::Merge(options)) => merge(options),
             None => bench(&cli.options),
         }
     };
@@ -62,6 +68,10 @@ fn bench(options: &Options) -> Result<bool> {
         print!("{}", cli::list());
         return Ok(true);
     }
+    // What cannot be read is better known before minutes of measuring.
+    let then = options.baseline.as_deref().map(json::read).transpose()?;
+    let environment = Environment::now();
+    measure::heed_interrupts()?;
     let (workloads, contenders, skipped) =
         (options.workloads()?, options.contenders()?, options.skipped()?);
     let folder = tempfile::tempdir().context("making a folder for compiled workloads")?;
@@ -76,13 +86,55 @@ fn bench(options: &Options) -> Result<bool> {
     } else {
         measure::measure(&prepared, &contenders, &options.plan())?
     };
-    let rows = summary::summarise(&prepared, &contenders, &samples, &skipped, options.seed);
+    let part = if options.verify { Part::WHOLE } else { options.partition };
+    let mut rows =
+        summary::summarise(&prepared, &contenders, &samples, &skipped, options.seed, part);
+    for row in &mut rows {
+        row.environment = Some(environment.clone());
+    }
     if let Some(path) = &options.json {
         json::write(&rows, path)?;
     }
     if options.verify {
         print!("{}", verdict(&rows, &samples));
         return Ok(rows.iter().all(|row| row.ok));
+    }
+    print!("{}", table::render(&rows));
+    let Some(then) = then else { return Ok(true) };
+    let changes = baseline::compare(&rows, &then);
+    print!("{}", baseline::render(&changes));
+    Ok(!changes.iter().any(|change| change.worse))
+}
+
+/// Puts together what was measured in parts.
+fn merge(options: &MergeOptions) -> Result<bool> {
+    let mut rows: Vec<Row> = Vec::new();
+    for path in &options.results {
+        for row in json::read(path)? {
+            let same = |known: &&mut Row| {
+                known.workload == row.workload && known.contender == row.contender
+            };
+            match rows.iter_mut().find(same) {
+                // The reference was measured with every part.
+                Some(known) if known.samples < row.samples => *known = row,
+                Some(_) => {}
+                None => rows.push(row),
+            }
+        }
+    }
+    let machines: BTreeSet<_> = rows
+        .iter()
+        .filter_map(|row| row.environment.as_ref())
+        .map(|it| (&it.machine, &it.kernel, &it.compiler, &it.commit))
+        .collect();
+    if machines.len() > 1 {
+        eprintln!("note: the parts come from {} different environments:", machines.len());
+        for (machine, kernel, compiler, commit) in machines {
+            eprintln!("  {machine}; {kernel}; {compiler}; commit {commit}");
+        }
+    }
+    if let Some(path) = &options.json {
+        json::write(&rows, path)?;
     }
     print!("{}", table::render(&rows));
     Ok(true)

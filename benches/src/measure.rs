@@ -15,7 +15,8 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -50,6 +51,60 @@ pub struct Plan {
     pub limit: Option<Duration>,
     /// Seeds the order.
     pub seed: u64,
+    /// What is measured beside time and footprint.
+    pub details: Details,
+    /// Which pairs are measured.
+    pub part: Part,
+}
+
+/// Passes beside those for time and footprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Details {
+    /// How long single calls take.
+    pub latency: bool,
+    /// The footprint over time, taken apart.
+    pub timeline: bool,
+    /// Page faults, system calls, instructions.
+    pub counts: bool,
+}
+
+/// A part of all pairs: the `number`-th of `of`, from 1. The reference, which ratios need, is in every part that has
+/// another contender on its workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Which part, from 1.
+    pub number: usize,
+    /// How many parts there are.
+    pub of: usize,
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { number: 1, of: 1 };
+
+    /// Whether a pair is in this part.
+    #[must_use]
+    pub fn has(self, pair: Pair, contenders: &[&'static Contender]) -> bool {
+        let own = |contender: usize| {
+            (pair.workload * contenders.len() + contender) % self.of == self.number - 1
+        };
+        let is_reference = |contender: usize| contenders[contender].name == REFERENCE;
+        let others = || (0..contenders.len()).any(|other| !is_reference(other) && own(other));
+        own(pair.contender) || is_reference(pair.contender) && others()
+    }
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(number, of)| {
+            Some(Self { number: number.parse().ok()?, of: of.parse().ok()? })
+        });
+        parts
+            .filter(|part| (1..=part.of).contains(&part.number))
+            .ok_or_else(|| format!("{text:?} is no part; the second of four is 2/4"))
+    }
 }
 
 /// A workload and a contender, by their places in the lists that were given.
@@ -102,7 +157,7 @@ pub fn measure(
     let limits = workloads.iter().map(|it| plan.limit.unwrap_or_else(|| least(it))).collect();
     let mut run = Run { workloads, contenders, limits, program: this_program()? };
     let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
-    let mut states: Vec<State> = pairs(workloads, contenders).map(State::new).collect();
+    let mut states: Vec<State> = pairs(workloads, contenders, plan.part).map(State::new).collect();
     let is_reference = |pair: Pair| contenders[pair.contender].name == REFERENCE;
     let mut samples = Vec::new();
 
@@ -111,6 +166,9 @@ pub fn measure(
     let round = order(&all, &states, &is_reference, &mut random);
     progress.expect((round.len() - all.len()) as u64);
     for index in round {
+        if interrupted() {
+            break;
+        }
         progress.step("timing, round 1", || run.time(&mut states[index], 1, &mut samples))?;
         let State { pair, .. } = states[index];
         if plan.limit.is_none() && is_reference(pair) {
@@ -122,9 +180,32 @@ pub fn measure(
     let inexact: Vec<Pair> =
         states.iter().filter(|state| state.needs_footprint()).map(|state| state.pair).collect();
     progress.advance((states.len() - inexact.len()) as u64);
-    samples.extend(run.in_parallel(&inexact, Pass::Footprint, "footprint", &progress)?);
+    samples.extend(run.each(&inexact, Pass::Footprint, "footprint", processors(), &progress)?);
+
+    let quick: Vec<Pair> = states
+        .iter()
+        .filter(|state| !state.over && state.cost() < SLOW)
+        .filter(|state| workloads[state.pair.workload].program.is_none())
+        .map(|state| state.pair)
+        .collect();
+    let Details { latency, timeline, counts } = plan.details;
+    for (wanted, pass, what) in [
+        (latency, Pass::Latency, "latency"),
+        (timeline, Pass::Timeline, "footprint over time"),
+        (counts, Pass::Counts, "counts"),
+    ] {
+        if wanted {
+            progress.expect(quick.len() as u64);
+            // A clock inside wants the processor for itself.
+            let workers = if pass == Pass::Latency { 1 } else { processors() };
+            samples.extend(run.each(&quick, pass, what, workers, &progress)?);
+        }
+    }
 
     for round in 2..=plan.repetitions {
+        if interrupted() {
+            break;
+        }
         let left = plan.budget.map(|budget| budget.saturating_sub(start.elapsed()));
         // First of all, every pair should come to an interval.
         let rounds_left = LEAST_ROUNDS.min(plan.repetitions).saturating_sub(round).max(1) as u32;
@@ -138,6 +219,9 @@ pub fn measure(
         progress.expect(chosen.len() as u64);
         let what = format!("timing, round {round}");
         for index in chosen {
+            if interrupted() {
+                break;
+            }
             progress.step(&what, || run.time(&mut states[index], round, &mut samples))?;
         }
     }
@@ -157,9 +241,9 @@ pub fn verify(
 ) -> Result<Vec<Sample>> {
     let limits = vec![limit; workloads.len()];
     let run = Run { workloads, contenders, limits, program: this_program()? };
-    let pairs: Vec<_> = pairs(workloads, contenders).collect();
+    let pairs: Vec<_> = pairs(workloads, contenders, Part::WHOLE).collect();
     let progress = Progress::new(pairs.len() as u64);
-    let samples = run.in_parallel(&pairs, Pass::Verify, "verifying", &progress);
+    let samples = run.each(&pairs, Pass::Verify, "verifying", processors(), &progress);
     progress.finish();
     samples
 }
@@ -168,6 +252,7 @@ pub fn verify(
 fn pairs<'a>(
     workloads: &'a [Prepared],
     contenders: &'a [&'static Contender],
+    part: Part,
 ) -> impl Iterator<Item = Pair> + 'a {
     workloads.iter().enumerate().flat_map(move |(workload, prepared)| {
         let fit = move |contender: &&Contender| {
@@ -179,6 +264,7 @@ fn pairs<'a>(
         };
         let able = contenders.iter().enumerate().filter(move |(_, contender)| fit(contender));
         able.map(move |(contender, _)| Pair { workload, contender })
+            .filter(move |&pair| part.has(pair, contenders))
     })
 }
 
@@ -283,6 +369,34 @@ fn order(
     order
 }
 
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user wants to see what there is, and no more.
+#[must_use]
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Relaxed)
+}
+
+/// From now on, the first interrupt (Ctrl-C) ends the measuring, so that what there is can be reported; the second
+/// ends the program.
+///
+/// # Errors
+///
+/// When the system does not let signals be caught.
+pub fn heed_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\ninterrupted; reporting what was measured so far (once more to give up)");
+    })
+    .context("catching interrupts")
+}
+
 fn this_program() -> Result<PathBuf> {
     std::env::current_exe().context("finding this program's own file, to run it as a worker")
 }
@@ -311,6 +425,10 @@ impl Run<'_> {
     fn time(&self, state: &mut State, round: usize, samples: &mut Vec<Sample>) -> Result<()> {
         let start = Instant::now();
         let sample = Sample { round, ..self.work(state.pair, Pass::Time)? };
+        if interrupted() {
+            // The worker was, too.
+            return Ok(());
+        }
         state.spent += start.elapsed();
         match sample.finding {
             Finding::Time { partial: false, nanoseconds, footprint, footprint_error, .. } => {
@@ -324,12 +442,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One worker for each pair, as many at a time as there are processors.
-    fn in_parallel(
+    /// One worker for each pair, so many at a time.
+    fn each(
         &self,
         pairs: &[Pair],
         pass: Pass,
         what: &str,
+        workers: usize,
         progress: &Progress,
     ) -> Result<Vec<Sample>> {
         let next = AtomicUsize::new(0);
@@ -337,13 +456,15 @@ impl Run<'_> {
         let work = || -> Result<()> {
             while let Some(&pair) = pairs.get(next.fetch_add(1, Relaxed)) {
                 let sample = progress.step(what, || self.work(pair, pass))?;
+                if interrupted() {
+                    break;
+                }
                 samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
             }
             Ok(())
         };
-        let threads = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
             running.into_iter().try_for_each(|thread| match thread.join() {
                 Ok(result) => result,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -527,6 +648,24 @@ mod tests {
         states[3].over = true;
         assert_eq!(affordable(&states, &all, Some(Duration::from_millis(29))), [1]);
         assert!(affordable(&states, &all, Some(Duration::ZERO)).is_empty());
+    }
+
+    #[test]
+    fn parts_share_all_pairs_and_each_has_its_references() {
+        let contenders: Vec<_> = crate::registry::contenders().collect();
+        let reference = contenders.iter().position(|it| it.name == REFERENCE).unwrap();
+        let parts: Vec<Part> = ["1/3", "2/3", "3/3"].map(|text| text.parse().unwrap()).to_vec();
+        for workload in 0..5 {
+            for contender in 0..contenders.len() {
+                let pair = Pair { workload, contender };
+                let of = parts.iter().filter(|part| part.has(pair, &contenders));
+                let expected = if contender == reference { 3 } else { 1 };
+                assert_eq!(of.count(), expected, "{pair:?}");
+            }
+        }
+        for wrong in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(wrong.parse::<Part>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::contender::{self, Contender};
-use crate::measure::{Pair, Sample};
+use crate::environment::Environment;
+use crate::measure::{Pair, Part, Sample};
+use crate::passes::counts::Counts;
+use crate::passes::fragmentation::fragmentation;
+use crate::passes::heap_map::HeapMap;
+use crate::passes::latency::Latency;
+use crate::passes::timeline::Timeline;
 use crate::programs;
 use crate::registry::REFERENCE;
 use crate::statistics::{Difference, Timing, median, ratio_interval};
@@ -74,6 +80,64 @@ pub struct Row {
     pub relative_footprint: Option<f64>,
     /// Seeds generators and order.
     pub seed: u64,
+    /// How long single calls take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+    /// The footprint over time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    /// Address against time, for strategies of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heap_map: Option<HeapMap>,
+    /// What the kernel and the processor were made to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// Numbers 1 to 4 of Johnstone and Wilson (1998), of resident bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fragmentation: Option<[f64; 4]>,
+    /// Where and with what this was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
+}
+
+impl Row {
+    /// A row of which nothing is known but its names.
+    #[must_use]
+    pub fn empty(
+        workload: &str,
+        workload_kind: workload::Kind,
+        contender: &str,
+        kind: contender::Kind,
+    ) -> Self {
+        Self {
+            workload: workload.to_owned(),
+            workload_kind,
+            contender: contender.to_owned(),
+            kind,
+            status: Status::Measured,
+            ok: true,
+            reason: None,
+            operations: 0,
+            ns_per_op: None,
+            ns_per_op_range: None,
+            samples: 0,
+            relative_time: None,
+            relative_time_interval: None,
+            difference: None,
+            peak_footprint: None,
+            peak_footprint_error: None,
+            peak_live: 0,
+            footprint_ratio: None,
+            relative_footprint: None,
+            seed: 0,
+            latency: None,
+            timeline: None,
+            heap_map: None,
+            counts: None,
+            fragmentation: None,
+            environment: None,
+        }
+    }
 }
 
 /// What is skipped because it could not be built, and why.
@@ -87,6 +151,7 @@ pub fn summarise(
     samples: &[Sample],
     skipped: &Skipped,
     seed: u64,
+    part: Part,
 ) -> Vec<Row> {
     let mut findings: BTreeMap<Pair, Vec<&Finding>> = BTreeMap::new();
     let mut timings: BTreeMap<Pair, Vec<Timing>> = BTreeMap::new();
@@ -103,7 +168,11 @@ pub fn summarise(
         let start = rows.len();
         let of = |contender| timings.get(&Pair { workload, contender });
         for (place, contender) in contenders.iter().enumerate() {
-            let found = findings.get(&Pair { workload, contender: place });
+            let pair = Pair { workload, contender: place };
+            if !part.has(pair, contenders) {
+                continue;
+            }
+            let found = findings.get(&pair);
             let mut row = row(prepared, contender, found.map_or(&[], Vec::as_slice), skipped, seed);
             if reference != Some(place)
                 && row.status == Status::Measured
@@ -151,11 +220,7 @@ fn row(
     let times: Vec<f64> = findings.iter().filter_map(time).collect();
     let footprint = footprint(findings);
     let peak_live = workload.facts.peak_live;
-    Row {
-        workload: workload.name.clone(),
-        workload_kind: workload.kind,
-        contender: contender.name.to_owned(),
-        kind: contender.kind,
+    let mut row = Row {
         status,
         ok: status != Status::Failed,
         reason,
@@ -163,9 +228,6 @@ fn row(
         ns_per_op: median(&times),
         ns_per_op_range: range(&times),
         samples: times.len(),
-        relative_time: None,
-        relative_time_interval: None,
-        difference: None,
         peak_footprint: footprint.map(|(peak, _)| peak),
         peak_footprint_error: footprint.map(|(_, error)| error),
         peak_live,
@@ -173,9 +235,23 @@ fn row(
         footprint_ratio: footprint
             .filter(|_| peak_live > 0)
             .map(|(peak, _)| peak as f64 / peak_live as f64),
-        relative_footprint: None,
         seed,
+        ..Row::empty(&workload.name, workload.kind, contender.name, contender.kind)
+    };
+    for finding in findings {
+        match finding {
+            Finding::Latency { latency, .. } => row.latency = Some(latency.clone()),
+            Finding::Counts { counts, .. } => row.counts = Some(counts.clone()),
+            Finding::Timeline { timeline, heap_map, .. } => {
+                let peaks = row.peak_footprint.map(|held| (peak_live, held));
+                row.fragmentation = fragmentation(timeline, peaks);
+                row.timeline = Some(timeline.clone());
+                row.heap_map.clone_from(heap_map);
+            }
+            _ => {}
+        }
     }
+    row
 }
 
 fn status(
@@ -213,7 +289,11 @@ fn status(
                 let reason = format!("cut off at the time limit, with {share:.1} % done");
                 return (Status::Slow, Some(reason));
             }
-            Finding::Footprint { partial: true, .. } | Finding::Verified { partial: true, .. } => {
+            Finding::Footprint { partial: true, .. }
+            | Finding::Verified { partial: true, .. }
+            | Finding::Latency { partial: true, .. }
+            | Finding::Timeline { partial: true, .. }
+            | Finding::Counts { partial: true, .. } => {
                 return (Status::Slow, Some("cut off at the time limit".to_owned()));
             }
             _ => {}
@@ -291,7 +371,7 @@ mod tests {
             Sample { pair: Pair { workload: 0, contender }, round: 1, finding: finding.clone() }
         };
         let samples: Vec<_> = findings.iter().map(sample).collect();
-        summarise(&[prepared(100)], &contenders, &samples, &Skipped::new(), 1)
+        summarise(&[prepared(100)], &contenders, &samples, &Skipped::new(), 1, Part::WHOLE)
     }
 
     fn find<'a>(rows: &'a [Row], name: &str) -> &'a Row {
@@ -343,7 +423,7 @@ mod tests {
             return;
         };
         let skipped = Skipped::from([(missing.name.to_owned(), "no compiler".to_owned())]);
-        let rows = summarise(&[prepared(1)], &[missing], &[], &skipped, 1);
+        let rows = summarise(&[prepared(1)], &[missing], &[], &skipped, 1, Part::WHOLE);
         assert_eq!((rows[0].status, rows[0].ok), (Status::Skipped, true));
         assert_eq!(rows[0].reason.as_deref(), Some("no compiler"));
     }

@@ -195,26 +195,16 @@ mod tests {
         figure: Option<f64>,
     ) -> Row {
         Row {
-            workload: workload.to_owned(),
-            workload_kind: workload::Kind::Recorded,
-            contender: contender.to_owned(),
-            kind,
             status,
             ok: status != Status::Failed,
             reason: (status != Status::Measured).then(|| format!("because {contender} is so")),
             operations: 123_456,
             ns_per_op: figure,
-            ns_per_op_range: None,
             samples: 1,
-            relative_time_interval: None,
-            difference: None,
             relative_time: figure,
-            peak_footprint: None,
-            peak_footprint_error: None,
             peak_live: 1 << 20,
             footprint_ratio: figure,
-            relative_footprint: None,
-            seed: 0,
+            ..Row::empty(workload, workload::Kind::Recorded, contender, kind)
         }
     }
 

@@ -147,6 +147,14 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
+/// `cargo xtask merge`.
+pub(crate) fn merge() -> Result<ExitCode> {
+    let harness = Harness::without_peers()?;
+    let arguments = std::env::args_os().skip_while(|argument| argument != "merge");
+    let status = harness.command().args(arguments).status().context("running the harness")?;
+    Ok(exit_code(status))
+}
+
 /// `cargo xtask replay`.
 pub(crate) fn replay(options: &ReplayOptions) -> Result<ExitCode> {
     let contender = cli::known_contender(&options.strategy)?;

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heapwright_benches::cli::{self, Options, ReplayOptions};
+use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions};
 
 /// The commands of Heapwright.
 #[derive(Parser)]
@@ -41,6 +41,9 @@ enum Command {
 
     /// Replay one trace under one strategy or peer; print time and footprint, or check every byte
     Replay(ReplayOptions),
+
+    /// Put together the results of runs with --partition: one table, one file
+    Merge(MergeOptions),
 
     /// Record what a program asks of malloc into a trace file
     ///
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test => test::test(),
         Command::Replay(options) => bench::replay(&options),
+        Command::Merge(_) => bench::merge(),
         Command::Record(options) => record::record(&options),
         Command::Clib(options) => clib::clib(&options),
         Command::Preload(options) => preload::preload(&options),

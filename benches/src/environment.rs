@@ -1,0 +1,129 @@
+//! Where, with what and from what a run was made: what it takes to repeat it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// The surroundings of a run. What could not be found out is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// The processor, as the kernel calls it.
+    pub machine: String,
+    /// Processors that this process may use.
+    pub processors: usize,
+    /// The kernel and its version.
+    pub kernel: String,
+    /// The C library and its version.
+    pub libc: String,
+    /// The compiler that built the harness.
+    pub compiler: String,
+    /// The commit of the working copy, with `+` behind it where files were changed since.
+    pub commit: String,
+    /// The version of the harness.
+    pub version: String,
+    /// The version of each contender that has one.
+    pub versions: BTreeMap<String, String>,
+    /// The command line.
+    pub flags: Vec<String>,
+    /// When the run began, in UTC, as RFC 3339 writes it.
+    pub time: String,
+}
+
+impl Environment {
+    /// The surroundings of this process.
+    #[must_use]
+    pub fn now() -> Self {
+        Self {
+            machine: processor(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: line_of("/proc/version").split(" (").next().unwrap_or_default().to_owned(),
+            libc: libc_version(),
+            compiler: env!("HEAPWRIGHT_COMPILER").to_owned(),
+            commit: commit(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            versions: versions(include_str!("../../Cargo.lock")),
+            flags: std::env::args().skip(1).collect(),
+            time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        }
+    }
+}
+
+fn line_of(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = name.and_then(|rest| rest.split_once(':')).map(|(_, name)| name.trim());
+    name.unwrap_or(std::env::consts::ARCH).to_owned()
+}
+
+#[cfg(target_env = "gnu")]
+fn libc_version() -> String {
+    // SAFETY: a constant text of the C library.
+    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
+    format!("glibc {}", version.to_string_lossy())
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn libc_version() -> String {
+    String::new()
+}
+
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return String::new() };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    let changed = changed.is_some_and(|files| !files.is_empty());
+    format!("{commit}{}", if changed { "+" } else { "" })
+}
+
+/// The versions of peers' crates, from the lock file that the harness was built with.
+fn versions(lock: &str) -> BTreeMap<String, String> {
+    const CRATES: [(&str, &str); 10] = [
+        ("mimalloc", "libmimalloc-sys"),
+        ("jemalloc", "tikv-jemalloc-sys"),
+        ("snmalloc", "snmalloc-sys"),
+        ("rpmalloc", "rpmalloc"),
+        ("dlmalloc", "dlmalloc"),
+        ("talc", "talc"),
+        ("linked_list_allocator", "linked_list_allocator"),
+        ("rlsf", "rlsf"),
+        ("buddy_system_allocator", "buddy_system_allocator"),
+        ("smmalloc", "smmalloc"),
+    ];
+    let version = |package: &str| {
+        let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+        rest.split('"').next().map(str::to_owned)
+    };
+    let known = CRATES.iter().filter_map(|(peer, package)| {
+        Some(((*peer).to_owned(), format!("{package} {}", version(package)?)))
+    });
+    known.chain([("glibc".to_owned(), libc_version())]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::PEERS;
+
+    #[test]
+    fn a_run_can_be_repeated_from_what_it_says() {
+        let now = Environment::now();
+        assert!(now.compiler.starts_with("rustc 1."), "{now:?}");
+        assert!(now.kernel.starts_with("Linux version"), "{now:?}");
+        assert!(now.processors > 0 && now.time.ends_with('Z'), "{now:?}");
+        for peer in PEERS {
+            assert!(now.versions.contains_key(peer.name), "no version of {}", peer.name);
+        }
+    }
+}
