@@ -81,10 +81,32 @@ impl HighWater {
     }
 }
 
-/// Follows the footprint of this process during a replay.
-pub struct Meter {
+/// Anonymous resident memory of this process, over what it was at first. Reading it allocates nothing and costs a walk
+/// of the kernel over the page tables: some ten microseconds, and a few for each megabyte.
+pub(crate) struct Resident {
     rollup: File,
     baseline: u64,
+}
+
+impl Resident {
+    /// Takes the baseline.
+    pub(crate) fn start() -> Result<Self> {
+        let rollup =
+            File::open("/proc/self/smaps_rollup").context("opening /proc/self/smaps_rollup")?;
+        anonymous(&rollup)?; // so that the stack that a walk needs is in the baseline
+        let baseline = anonymous(&rollup)?;
+        Ok(Self { rollup, baseline })
+    }
+
+    /// Bytes over the baseline now.
+    pub(crate) fn now(&self) -> io::Result<u64> {
+        Ok(anonymous(&self.rollup)?.saturating_sub(self.baseline))
+    }
+}
+
+/// Follows the footprint of this process during a replay.
+pub struct Meter {
+    resident: Resident,
     mark: HighWater,
     state: Mutex<State>,
 }
@@ -105,13 +127,10 @@ impl Meter {
     ///
     /// When `/proc` is not there.
     pub fn start() -> Result<Self> {
-        let rollup =
-            File::open("/proc/self/smaps_rollup").context("opening /proc/self/smaps_rollup")?;
-        anonymous(&rollup)?; // so that the stack that a walk needs is in the baseline
         let mark = HighWater::start()?;
-        let baseline = anonymous(&rollup)?;
+        let resident = Resident::start()?;
         let state = State { walked: 0, faults: faults(), peak: 0 };
-        Ok(Self { rollup, baseline, mark, state: Mutex::new(state) })
+        Ok(Self { resident, mark, state: Mutex::new(state) })
     }
 
     /// Walks if the peak may have risen, by more than `tolerated` bytes.
@@ -121,8 +140,8 @@ impl Meter {
         let possible = state.walked + (faults - state.faults) * PAGE;
         if possible > state.peak + tolerated(state.peak) {
             // A walk that fails leaves the peak to the high-water mark.
-            if let Ok(now) = anonymous(&self.rollup) {
-                state.walked = now.saturating_sub(self.baseline);
+            if let Ok(now) = self.resident.now() {
+                state.walked = now;
                 state.faults = faults;
                 state.peak = state.peak.max(state.walked);
             }
@@ -225,7 +244,7 @@ fn field(text: &[u8], name: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::alloc::{GlobalAlloc, Layout, System};
     use std::ptr;
     use std::sync::atomic::AtomicBool;
@@ -244,7 +263,7 @@ mod tests {
     }
 
     /// Runs a test in a process of its own, where nothing else faults pages in.
-    fn alone(test: &str, body: impl FnOnce()) {
+    pub(crate) fn alone(test: &str, body: impl FnOnce()) {
         const MARK: &str = "HEAPWRIGHT_TEST_ALONE";
         if std::env::var_os(MARK).is_some() {
             return body();

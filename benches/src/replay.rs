@@ -41,6 +41,15 @@ pub const LINE: usize = 64;
 pub trait Observer {
     /// `op` was carried out.
     fn after(&mut self, op: &Op);
+
+    /// Operations begin, in the thread that carries them out: at the start of a stream, after each meeting of all
+    /// streams, and after each renewal.
+    #[inline(always)]
+    fn begin(&mut self) {}
+
+    /// Operations end, or are about to wait for a meeting.
+    #[inline(always)]
+    fn end(&mut self) {}
 }
 
 /// Looks at nothing: for timing.
@@ -292,7 +301,9 @@ impl Course<'_> {
             let table = &self.tables[(index + rotations) % self.tables.len()];
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
             if ended.refused.is_none() {
+                observer.begin();
                 ended.after += self.round(ops, &mut table, observer, &mut ended.refused);
+                observer.end();
             }
         }
     }

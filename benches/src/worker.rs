@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Command;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,12 +19,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
 use crate::footprint::{Footprint, HighWater, Meter, Watch};
-use crate::passes::counts::Counts;
+use crate::passes::counts::{self, Counters, Counts, Marker, Traced};
 use crate::passes::heap_map::HeapMap;
-use crate::passes::latency::Latency;
-use crate::passes::timeline::Timeline;
+use crate::passes::latency::{Clock, Latency, Stopwatch, Timed};
+use crate::passes::timeline::{BUDGET, Follow, Sampler, Tally, Timeline};
 use crate::replay::{self, Progress, Refused, Table, Unobserved};
-use crate::script::{Kind, MappedScript};
+use crate::script::MappedScript;
 use crate::{registry, verify};
 
 /// The first argument of a worker.
@@ -147,7 +148,11 @@ pub enum Finding {
 /// When the arguments make no sense or the finding cannot be printed. What goes wrong in between is a finding.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments: Vec<_> = arguments.collect();
-    let [script, contender, pass, limit] = arguments.as_slice() else {
+    let (arguments, traced) = match arguments.split_last() {
+        Some((last, others)) if last == TRACED => (others, true),
+        _ => (arguments.as_slice(), false),
+    };
+    let [script, contender, pass, limit] = arguments else {
         bail!("a worker takes four arguments: script, contender, pass, milliseconds");
     };
     let text = |argument: &'_ OsString| argument.to_string_lossy().into_owned();
@@ -155,11 +160,34 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
         (text(contender), text(pass).parse()?, Duration::from_millis(text(limit).parse()?));
     let contender =
         registry::contender(&name).with_context(|| format!("there is no contender {name}"))?;
-    let finding = work(Path::new(script), contender, pass, limit)
-        .unwrap_or_else(|error| Finding::Failed { reason: format!("{error:#}") });
+    let finding = if pass == Pass::Counts && !traced {
+        counts_of_another(arguments)
+    } else {
+        work(Path::new(script), contender, pass, limit)
+    };
+    let finding = finding.unwrap_or_else(|error| Finding::Failed { reason: format!("{error:#}") });
     let mut line = serde_json::to_string(&finding)?;
     line.push('\n');
     std::io::stdout().write_all(line.as_bytes()).context("printing the finding")
+}
+
+/// The last argument of a worker that another one traces.
+const TRACED: &str = "traced";
+
+/// Starts another worker for the same and traces it: its own counts, and its system calls.
+fn counts_of_another(arguments: &[OsString]) -> Result<Finding> {
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let mut command = Command::new(program);
+    command.arg(COMMAND).args(arguments).arg(TRACED);
+    let Traced { output, system_calls } = counts::trace(command)?;
+    let mut finding = serde_json::from_str(&output).context("the traced worker's answer")?;
+    if let Finding::Counts { counts, .. } = &mut finding {
+        match system_calls {
+            Ok(system_calls) => counts.system_calls = Some(system_calls),
+            Err(reason) => counts.unavailable.push(format!("system calls: {reason}")),
+        }
+    }
+    Ok(finding)
 }
 
 fn work(script: &Path, contender: &Contender, pass: Pass, limit: Duration) -> Result<Finding> {
@@ -173,8 +201,7 @@ fn work(script: &Path, contender: &Contender, pass: Pass, limit: Duration) -> Re
     prefault();
     stop_after(limit);
 
-    let all =
-        || streams.iter().copied().flatten().filter(|op| op.kind() != Kind::Rotate).count() as u64;
+    let all = || streams.iter().copied().flatten().filter(|op| op.kind().counts()).count() as u64;
     let partial = |operations: u64| STOP.load(Relaxed) && operations < all();
     Ok(match pass {
         Pass::Time => {
@@ -217,7 +244,50 @@ fn work(script: &Path, contender: &Contender, pass: Pass, limit: Duration) -> Re
             let verify::Verified { operations, checks } = verified;
             Finding::Verified { operations, checks, partial: partial(operations) }
         }
-        Pass::Latency | Pass::Timeline | Pass::Counts => bail!("not measured yet"),
+        Pass::Latency => {
+            let clock = Clock::new();
+            let mut watches: Vec<_> =
+                streams.iter().map(|_| Stopwatch::new(clock)).collect::<Result<_>>()?;
+            (contender.prepare)();
+            let timed = Timed::new(heap, clock);
+            match replay::run(&timed, &streams, &mut tables, &STOP, &mut watches) {
+                Ok(Progress { operations, .. }) => {
+                    let partial = partial(operations);
+                    Finding::Latency { latency: Stopwatch::finish(watches)?, partial }
+                }
+                Err(refused) => refused.into(),
+            }
+        }
+        Pass::Timeline => {
+            let tallies: Vec<_> = streams.iter().map(|_| Tally::default()).collect();
+            let mut observers: Vec<_> = tallies.iter().map(Follow::new).collect();
+            let Some(first) = observers.first_mut() else { bail!("a script without streams") };
+            let total = streams[0].iter().filter(|op| op.kind().counts()).count() as u64;
+            first.sample_by(Sampler::start(&tallies, contender.strategy, total, BUDGET)?);
+            (contender.prepare)();
+            match replay::run(heap, &streams, &mut tables, &STOP, &mut observers) {
+                Ok(Progress { operations, .. }) => {
+                    let sampler = observers.swap_remove(0).into_sampler();
+                    let (timeline, heap_map) = sampler.context("the first stream")?.finish();
+                    Finding::Timeline { timeline, heap_map, partial: partial(operations) }
+                }
+                Err(refused) => refused.into(),
+            }
+        }
+        Pass::Counts => {
+            let mut markers: Vec<_> = streams.iter().map(|_| Marker::default()).collect();
+            (contender.prepare)();
+            let counters = Counters::start();
+            match replay::run(heap, &streams, &mut tables, &STOP, &mut markers) {
+                Ok(Progress { operations, .. }) => {
+                    let mut counts = Counts::default();
+                    counters.stop(&mut counts);
+                    markers.iter().for_each(|marker| marker.add_to(&mut counts));
+                    Finding::Counts { counts, partial: partial(operations) }
+                }
+                Err(refused) => refused.into(),
+            }
+        }
     })
 }
 

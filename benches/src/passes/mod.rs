@@ -14,4 +14,5 @@ pub mod counts;
 pub mod fragmentation;
 pub mod heap_map;
 pub mod latency;
+mod room;
 pub mod timeline;
