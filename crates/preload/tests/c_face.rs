@@ -75,6 +75,10 @@ fn main() -> ExitCode {
     for strategy in &STRATEGIES {
         let symbols = move || exports(library(strategy), cfg!(target_arch = "x86_64"));
         tests.push(needing(&["nm"], format!("symbols::{}", strategy.name), symbols));
+        if cfg!(target_arch = "x86_64") {
+            let leaves = move || leaves_no_frame(library(strategy));
+            tests.push(needing(&["objdump"], format!("frames::{}", strategy.name), leaves));
+        }
     }
     common::main(tests)
 }
@@ -114,4 +118,39 @@ fn exports(library: &std::path::Path, operators: bool) -> Result<(), Failed> {
         outcome.require(expected.contains(symbol), &format!("it exports {symbol}"))?;
     }
     Ok(())
+}
+
+/// An operator that finds no memory hands over to the C++ library's by a jump, with its own frame gone: exceptions must
+/// not pass through frames of Rust.
+fn leaves_no_frame(library: &std::path::Path) -> Result<(), Failed> {
+    let objdump = |arguments: &[&str]| {
+        let mut command = Command::new(find("objdump").ok_or("objdump is gone")?);
+        command.args(arguments).arg(library);
+        run(command, b"", LIMIT)?.exits(0)
+    };
+    let symbols = objdump(&["--syms"])?.stdout();
+    let next: Vec<&str> = symbols
+        .lines()
+        .filter(|line| line.contains("8next_new") || line.contains("next_new_"))
+        .filter(|line| !line.contains("4find"))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    // They are reached through slots of the global offset table, which the dynamic linker fills in.
+    let relocations = objdump(&["--dynamic-reloc"])?.stdout();
+    let slots: Vec<&str> = relocations
+        .lines()
+        .filter(|line| next.iter().any(|address| line.ends_with(&format!("+0x{address}"))))
+        .filter_map(|line| line.split_whitespace().next())
+        .map(|slot| slot.trim_start_matches('0'))
+        .collect();
+    let outcome = objdump(&["--disassemble", "--no-show-raw-insn", "--section=.text"])?;
+    let text = outcome.stdout();
+    let to_next = |mnemonic: &str| {
+        let uses = |line: &&str| slots.iter().any(|slot| line.contains(&format!("# {slot} <")));
+        text.lines().filter(uses).filter(|line| line.contains(&format!("\t{mnemonic}"))).count()
+    };
+    let forms = OPERATORS.iter().filter(|symbol| symbol.starts_with("_Zn")).count();
+    outcome.require(next.len() == forms, "not every form of new has a next one")?;
+    outcome.require(to_next("jmp") >= forms, "not every form of new jumps to the next one")?;
+    outcome.require(to_next("call") == 0, "a form of new calls the next one")
 }
