@@ -25,6 +25,7 @@ pub mod baseline;
 pub mod cli;
 pub mod contender;
 pub mod environment;
+pub mod floor;
 pub mod footprint;
 pub mod generators;
 pub mod json;

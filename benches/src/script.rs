@@ -253,9 +253,11 @@ impl Op {
 pub struct Facts {
     /// Allocations, reallocations, frees and writes, over all streams: what [`Kind::counts`].
     pub operations: u64,
-    /// The most bytes that are live at once. Streams are taken to advance in step, as far as they need not wait.
+    /// The most bytes that are live at once. Streams are taken to advance in step, as far as they need not wait, or in
+    /// the order in which a [`Builder`] was told of their operations, whichever has more live; when they run, it may
+    /// be a little more or less.
     pub peak_live: u64,
-    /// The most objects that are live at once.
+    /// The most objects that are live at once, likewise.
     pub peak_objects: u64,
     /// Bytes ever requested: allocations, and the new sizes of reallocations that grow.
     pub total: u64,
@@ -630,6 +632,7 @@ impl Builder {
         let mut streams = vec![Stream::default(); count];
         let mut places = vec![Place::Nowhere; objects.len()];
         let mut sizes = vec![0; objects.len()];
+        let (mut live, mut peak_live, mut count_live, mut peak_objects) = (0, 0, 0, 0);
         let mut mailboxes = 0..;
         let mut mailbox = || mailboxes.next().context("more mailboxes than 32 bits can number");
         for (index, op) in ops.iter().enumerate() {
@@ -668,9 +671,20 @@ impl Builder {
                         Kind::Write => Op::write(slot, *size, align, op.times()),
                         _ => Op::new(kind, slot, op.size(), *size, align),
                     });
-                    if matches!(kind, Kind::Reallocate) || is_new {
-                        *size = op.size();
+                    match kind {
+                        Kind::Free => {
+                            live -= *size as u64;
+                            count_live -= 1;
+                        }
+                        Kind::Write => {}
+                        _ => {
+                            live = live - *size as u64 + op.size() as u64;
+                            count_live += u64::from(is_new);
+                            *size = op.size();
+                        }
                     }
+                    peak_live = peak_live.max(live);
+                    peak_objects = peak_objects.max(count_live);
                     places[object] = if kind == Kind::Free {
                         stream.empty.push(slot);
                         Place::Nowhere
@@ -688,7 +702,12 @@ impl Builder {
         }
         let slots = streams.iter().map(|stream| stream.slots).max().unwrap_or(0);
         // One at least: what is about no slot names the first.
-        Script::concurrent(streams.into_iter().map(|stream| stream.ops).collect(), slots.max(1))
+        let streams = streams.into_iter().map(|stream| stream.ops).collect();
+        let mut script = Script::concurrent(streams, slots.max(1))?;
+        let facts = &mut script.facts;
+        facts.peak_live = facts.peak_live.max(peak_live);
+        facts.peak_objects = facts.peak_objects.max(peak_objects);
+        Ok(script)
     }
 }
 

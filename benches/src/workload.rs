@@ -128,7 +128,7 @@ impl Workload {
     #[must_use]
     pub fn about(&self) -> String {
         match &self.source {
-            Source::Generator(generator) => generator.about.to_owned(),
+            Source::Generator(Generator { about, source, .. }) => format!("{about} ({source})"),
             Source::Program(command) => command.clone(),
             Source::File(path) => match Trace::load(path) {
                 Ok(trace) => trace.summary().command.clone(),
@@ -153,7 +153,7 @@ impl Workload {
         match &self.source {
             Source::File(path) => Script::compile(&Trace::load(path)?),
             Source::Threads(path) => Script::compile_concurrent(&Trace::load(path)?),
-            Source::Generator(generator) => (generator.generate)(scale.seed, scale.operations),
+            Source::Generator(generator) => generator.generate(scale.seed, scale.operations),
             Source::Program(command) => bail!("{command:?} is a program, and has no script"),
         }
     }
