@@ -36,6 +36,7 @@ pub mod programs;
 pub mod progress;
 pub mod registry;
 pub mod replay;
+pub mod report;
 pub mod script;
 pub mod statistics;
 pub mod summary;
