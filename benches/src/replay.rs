@@ -14,6 +14,7 @@
 //! each cache line of a block is written when the block is new, and of its new part when it has grown.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr,
@@ -238,6 +239,17 @@ fn lives(ops: &[Op]) -> Vec<Life<'_>> {
     }
 }
 
+thread_local! {
+    /// The stream that the thread runs, or ran.
+    static STREAM: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The stream that the calling thread runs.
+#[inline]
+pub(crate) fn current_stream() -> usize {
+    STREAM.get()
+}
+
 /// How a stream ended.
 #[derive(Default)]
 struct Ended {
@@ -293,6 +305,7 @@ impl Course<'_> {
         observer: &mut O,
         ended: &mut Ended,
     ) {
+        STREAM.set(index);
         for Round { ops, meets, rotations } in rounds {
             if *meets {
                 self.gate.wait();
