@@ -263,6 +263,9 @@ fn a_report_of_nothing_is_still_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.html");
     report::write(&[], None, &path).unwrap();
+    fs::write(folder.path().join("other"), "").unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions();
+    assert_eq!(mode(&path), mode(&folder.path().join("other")), "readable as any other file");
     assert!(fs::read_to_string(path).unwrap().contains("No contender was measured to the end"));
 }
 

@@ -159,11 +159,12 @@ const records = () => data.records.filter((record) =>
   (!state.workload || record.workload === state.workload) && state.chosen.has(record.contender));
 const compared = () => rows().filter((row) => row.status === "measured" && row.complete !== false);
 
-// A logarithmic axis around ratios: each line is twice the one before.
+// A logarithmic axis around ratios: each line is twice the one before, or, where they are close, the second or fourth.
 function ratios(values) {
   const positive = values.filter((value) => value > 0);
+  const [min, max] = [Math.min(...positive) / 1.15, Math.max(...positive) * 1.15];
   return {
-    type: "log", logBase: 2, min: Math.min(...positive) / 1.15, max: Math.max(...positive) * 1.15,
+    type: "log", logBase: max / min > 8 ? 2 : max / min > 3 ? 2 ** (1 / 2) : 2 ** (1 / 4), min, max,
     axisLabel: { formatter: (value) => String(+value.toPrecision(3)), showMinLabel: false, showMaxLabel: false },
   };
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::record::{Kind, Record, Status, unique};
-use crate::registry::REFERENCE;
+use crate::registry::{self, REFERENCE};
 use crate::statistics::geometric_mean;
 
 /// All sentences of a report, and the figures behind them.
@@ -331,6 +331,7 @@ fn verdict(workload: String, units: Units, points: &[Point]) -> Verdict {
         )
     );
     let holds = units.footprint(fastest.footprint);
+    let mut named = None;
     if fastest == leanest {
         headline += &format!(", and leanest: it {holds}, and no other is better at either.");
     } else {
@@ -340,10 +341,13 @@ fn verdict(workload: String, units: Units, points: &[Point]) -> Verdict {
         let other = front[1..].iter().find(|point| point.footprint < 0.9 * fastest.footprint);
         let other = other.unwrap_or(leanest);
         headline += &format!("{} {}.", other.contender, trade(fastest, other));
+        named = Some(other);
     }
 
     let mut details = Vec::new();
-    if let Some(second) = by_time.get(1) {
+    if let Some(&second) = by_time.get(1)
+        && named != Some(second)
+    {
         details.push(("Runner-up", format!("{} {}.", second.contender, trade(fastest, second))));
     }
     if fastest != leanest {
@@ -364,7 +368,10 @@ fn verdict(workload: String, units: Units, points: &[Point]) -> Verdict {
         );
         details.push(("Leanest", text));
     }
-    let ours = by_time.iter().find(|point| point.kind == Kind::Strategy);
+    // What never frees is a floor to compare with, and nothing to take home.
+    let frees = |name| registry::contender(name).is_none_or(|known| !known.never_frees);
+    let mut ours = by_time.iter().filter(|point| point.kind == Kind::Strategy);
+    let ours = ours.find(|point| frees(&point.contender));
     if let Some(ours) = ours.filter(|ours| ours.contender != fastest.contender) {
         let text = format!(
             "{}, {}, {}.",
@@ -506,9 +513,9 @@ mod tests {
             "mimalloc is fastest, 0.47 of glibc’s time, but holds 2.50 times its live bytes; \
              segregated-fit takes 12\u{a0}% more time for half the memory."
         );
-        assert_eq!(verdict.details[1].0, "Leanest");
+        assert_eq!(verdict.details[0].0, "Leanest", "the runner-up is in the headline");
         assert_eq!(
-            verdict.details[1].1,
+            verdict.details[0].1,
             "best-fit holds 1.10 times its live bytes, at 2.50 of glibc’s time."
         );
     }
