@@ -20,7 +20,7 @@
 //!
 //! # Cost
 //!
-//! One more process, and two stops of it for each system call: some 10 µs.
+//! One more process, and two stops of it for each system call: 10 to 20 µs together.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
