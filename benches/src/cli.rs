@@ -51,13 +51,22 @@ pub struct Options {
     pub verify: bool,
 
     /// Measure these beside time and footprint
-    #[arg(long, value_name = "PASS,…", value_delimiter = ',', default_value = "none")]
+    #[arg(
+        long,
+        value_name = "PASS,…",
+        value_delimiter = ',',
+        default_value = "latency,timeline,counts"
+    )]
     pub passes: Vec<Detail>,
 
     /// Compare with the results of an earlier run, from its --json; the exit code says whether anything is worse, as far
     /// as the intervals show
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
+
+    /// Find out whether the harness can be believed: the same contenders under two names, and slowed down by 3 %
+    #[arg(long)]
+    pub self_test: bool,
 
     /// Measure only one part of all pairs of workload and contender, such as 2/4; `merge` puts the parts together
     #[arg(long, value_name = "NUMBER/OF", default_value = "1/1")]

@@ -38,6 +38,8 @@ pub mod registry;
 pub mod replay;
 pub mod report;
 pub mod script;
+pub mod self_test;
+pub mod slowed;
 pub mod statistics;
 pub mod summary;
 pub mod table;

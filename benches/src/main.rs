@@ -14,7 +14,7 @@ use heapwright_benches::measure::{self, Part, Sample};
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
-use heapwright_benches::{baseline, json, table};
+use heapwright_benches::{baseline, json, self_test, table};
 use indicatif::{HumanBytes, HumanCount};
 
 /// Compare allocators on recorded and generated workloads.
@@ -67,6 +67,12 @@ fn bench(options: &Options) -> Result<bool> {
     if options.list {
         print!("{}", cli::list());
         return Ok(true);
+    }
+    if options.self_test {
+        return self_test::run(
+            options.repetitions.map_or(25, |count| count as usize),
+            options.seed,
+        );
     }
     // What cannot be read is better known before minutes of measuring.
     let then = options.baseline.as_deref().map(json::read).transpose()?;

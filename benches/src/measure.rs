@@ -68,6 +68,11 @@ pub struct Details {
     pub counts: bool,
 }
 
+impl Details {
+    /// None of them.
+    pub const NONE: Self = Self { latency: false, timeline: false, counts: false };
+}
+
 /// A part of all pairs: the `number`-th of `of`, from 1. The reference, which ratios need, is in every part that has
 /// another contender on its workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

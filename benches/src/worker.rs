@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::passes::latency::{Clock, Latency, Stopwatch, Timed};
 use crate::passes::timeline::{BUDGET, Follow, Sampler, Tally, Timeline};
 use crate::replay::{self, Progress, Refused, Table, Unobserved};
 use crate::script::MappedScript;
+use crate::slowed::Slowed;
 use crate::{registry, verify};
 
 /// The first argument of a worker.
@@ -158,18 +160,25 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let text = |argument: &'_ OsString| argument.to_string_lossy().into_owned();
     let (name, pass, limit) =
         (text(contender), text(pass).parse()?, Duration::from_millis(text(limit).parse()?));
+    let (name, slowdown) = match name.split_once(SLOWED) {
+        Some((name, nanoseconds)) => (name, Some(nanoseconds.parse()?)),
+        None => (name.as_str(), None),
+    };
     let contender =
-        registry::contender(&name).with_context(|| format!("there is no contender {name}"))?;
+        registry::contender(name).with_context(|| format!("there is no contender {name}"))?;
     let finding = if pass == Pass::Counts && !traced {
         counts_of_another(arguments)
     } else {
-        work(Path::new(script), contender, pass, limit)
+        work(Path::new(script), contender, slowdown, pass, limit)
     };
     let finding = finding.unwrap_or_else(|error| Finding::Failed { reason: format!("{error:#}") });
     let mut line = serde_json::to_string(&finding)?;
     line.push('\n');
     std::io::stdout().write_all(line.as_bytes()).context("printing the finding")
 }
+
+/// Behind a contender's name and before the nanoseconds by which each of its calls is to be slower.
+pub const SLOWED: &str = "+ns=";
 
 /// The last argument of a worker that another one traces.
 const TRACED: &str = "traced";
@@ -190,15 +199,29 @@ fn counts_of_another(arguments: &[OsString]) -> Result<Finding> {
     Ok(finding)
 }
 
-fn work(script: &Path, contender: &Contender, pass: Pass, limit: Duration) -> Result<Finding> {
-    let heap =
+fn work(
+    script: &Path,
+    contender: &Contender,
+    slowdown: Option<f64>,
+    pass: Pass,
+    limit: Duration,
+) -> Result<Finding> {
+    /// Not in a heap, which might be the one that is measured.
+    static SLOW: OnceLock<Slowed> = OnceLock::new();
+    let mut heap =
         contender.allocator.with_context(|| format!("{} is not built in", contender.name))?;
+    if let Some(nanoseconds) = slowdown {
+        heap = SLOW.get_or_init(|| Slowed::by(heap, nanoseconds));
+    }
     no_core_dump();
     let script = MappedScript::open(script)?;
     let streams = script.streams();
     let mut tables: Vec<_> =
         streams.iter().map(|_| Table::new(script.slots())).collect::<Result<_>>()?;
     prefault();
+    if streams.len() == 1 {
+        stay_here();
+    }
     stop_after(limit);
 
     let all = || streams.iter().copied().flatten().filter(|op| op.kind().counts()).count() as u64;
@@ -316,6 +339,17 @@ fn stop_after(limit: Duration) {
         timer.it_value.tv_sec = limit.as_secs() as libc::time_t;
         timer.it_value.tv_usec = libc::suseconds_t::from(limit.subsec_micros().max(1));
         libc::setitimer(libc::ITIMER_PROF, &timer, std::ptr::null_mut());
+    }
+}
+
+/// Keeps this thread on its processor, where the caches are warm. Where the system does not allow it, it may wander.
+fn stay_here() {
+    // SAFETY: all zeroes is an empty set; the number is one that the kernel gave.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        let Ok(here) = usize::try_from(libc::sched_getcpu()) else { return };
+        libc::CPU_SET(here, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set);
     }
 }
 
