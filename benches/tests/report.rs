@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use heapwright_benches::registry;
-use heapwright_benches::report::record::{self, Record};
 use heapwright_benches::report::{self, export};
+use heapwright_benches::summary::Row;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const HOSTILE: &str = "<img src=x onerror=\"console.error('injected')\">'\"&</script><script>console.error('ran')</script>";
 
 /// Rows of every shape: all fields, none of the new ones, slow, failed, unfit, skipped, a hostile name.
-fn rows() -> Vec<Record> {
+fn rows() -> Vec<Row> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut rows = Vec::new();
     let mut names: Vec<&str> = registry::contenders().map(|contender| contender.name).collect();
@@ -87,13 +87,13 @@ fn rows() -> Vec<Record> {
                 row["environment"] = json!({
                     "machine": "a machine", "processors": 2, "kernel": "Linux 6.1", "libc": "glibc 2.36",
                     "compiler": "rustc 1.95.0", "commit": "490b2f8", "version": "0.1.0",
-                    "versions": {"mimalloc": "0.1.52"}, "flags": "--seed 1", "seed": 1, "time": "2026-01-01T00:00:00Z",
+                    "versions": {"mimalloc": "0.1.52"}, "flags": ["--seed", "1"], "seed": 1, "time": "2026-01-01T00:00:00Z",
                 });
             }
             rows.push(row);
         }
     }
-    record::from_rows(&rows).unwrap()
+    rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect()
 }
 
 fn latency(middle: f64, random: &mut Xoshiro256PlusPlus) -> Value {

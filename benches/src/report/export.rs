@@ -5,15 +5,16 @@ use std::io;
 use anyhow::Result;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use super::record::{Distribution, Record, Status};
+use crate::passes::latency::Distribution;
+use crate::summary::{Row, Status};
 
 /// A column: its name, and the figure of a record as text; empty where there is none.
-type Column = (&'static str, fn(&Record) -> String);
+type Column = (&'static str, fn(&Row) -> String);
 
 /// The columns of both. Names carry their units; all memory is in bytes, all time in nanoseconds.
 const COLUMNS: &[Column] = &[
     ("workload", |record| record.workload.clone()),
-    ("workload_kind", |record| record.workload_kind.clone()),
+    ("workload_kind", |record| word(&record.workload_kind)),
     ("contender", |record| record.contender.clone()),
     ("kind", |record| word(&record.kind)),
     ("status", |record| word(&record.status)),
@@ -26,7 +27,7 @@ const COLUMNS: &[Column] = &[
     ("relative_time", |record| text(&record.relative_time)),
     ("relative_time_low", |record| end(record.relative_time_interval, 0)),
     ("relative_time_high", |record| end(record.relative_time_interval, 1)),
-    ("difference", |record| text(&record.difference)),
+    ("difference", |record| word(&record.difference)),
     ("peak_live_bytes", |record| record.peak_live.to_string()),
     ("peak_footprint_bytes", |record| text(&record.peak_footprint)),
     ("peak_footprint_error_bytes", |record| text(&record.peak_footprint_error)),
@@ -64,7 +65,7 @@ const COLUMNS: &[Column] = &[
 /// # Errors
 ///
 /// When the writer fails.
-pub fn csv(records: &[Record], writer: impl io::Write) -> Result<()> {
+pub fn csv(records: &[Row], writer: impl io::Write) -> Result<()> {
     let mut writer = csv::Writer::from_writer(writer);
     writer.write_record(COLUMNS.iter().map(|(name, _)| name))?;
     for record in records {
@@ -76,7 +77,7 @@ pub fn csv(records: &[Record], writer: impl io::Write) -> Result<()> {
 
 /// A table in Markdown: the figures that people quote, rounded, with intervals; `≥` marks lower bounds.
 #[must_use]
-pub fn markdown(records: &[Record]) -> String {
+pub fn markdown(records: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_content_arrangement(ContentArrangement::Disabled);
@@ -107,7 +108,7 @@ pub fn markdown(records: &[Record]) -> String {
             record.contender.clone(),
             figure(record.relative_time),
             interval.map_or(String::new(), |[low, high]| format!("{low:.2} to {high:.2}")),
-            text(&record.difference),
+            word(&record.difference),
             figure(record.footprint_ratio),
             call(record, "allocate", |call| call.p50),
             call(record, "allocate", |call| call.p99),
@@ -157,7 +158,7 @@ fn end(interval: Option<[f64; 2]>, end: usize) -> String {
     text(&interval.map(|interval| interval[end]))
 }
 
-fn call(record: &Record, operation: &str, figure: fn(&Distribution) -> u64) -> String {
+fn call(record: &Row, operation: &str, figure: fn(&Distribution) -> u64) -> String {
     let distribution = record.latency.as_ref().and_then(|latency| match operation {
         "allocate" => latency.allocate.as_ref(),
         "free" => latency.free.as_ref(),

@@ -2,7 +2,6 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | [`record`] | rows as they are read back, from memory or from JSON lines |
 //! | [`verdict`] | what the rows say in sentences: fastest, leanest, the Pareto front, what it costs to be leaner |
 //! | [`criterion`] | what `cargo bench` found out about policies |
 //! | [`export`] | the same rows as CSV and as Markdown |
@@ -31,10 +30,9 @@ use crate::registry::{self, REFERENCE};
 
 pub mod criterion;
 pub mod export;
-pub mod record;
 pub mod verdict;
 
-use record::Record;
+use crate::summary::Row;
 
 /// Fields of a record that hold long lists. They travel compressed.
 const LONG: [&str; 3] = ["latency", "timeline", "heap_map"];
@@ -47,7 +45,7 @@ const LONG: [&str; 3] = ["latency", "timeline", "heap_map"];
 /// # Errors
 ///
 /// When the file cannot be written.
-pub fn write(records: &[Record], criterion: Option<&Path>, path: &Path) -> Result<()> {
+pub fn write(records: &[Row], criterion: Option<&Path>, path: &Path) -> Result<()> {
     let write = || {
         let page = render(records, criterion)?;
         let folder =
@@ -68,9 +66,9 @@ pub fn write(records: &[Record], criterion: Option<&Path>, path: &Path) -> Resul
 /// # Errors
 ///
 /// When the template and what it is given disagree, which a test excludes.
-pub fn render(records: &[Record], criterion: Option<&Path>) -> Result<String> {
+pub fn render(records: &[Row], criterion: Option<&Path>) -> Result<String> {
     let verdicts = verdict::verdicts(records);
-    let contenders = record::unique(records.iter().map(|record| record.contender.as_str()));
+    let contenders = unique(records.iter().map(|record| record.contender.as_str()));
     let about: Vec<(String, &str)> = contenders
         .iter()
         .filter_map(|&name| Some((name.to_owned(), registry::contender(name)?.about)))
@@ -83,6 +81,7 @@ pub fn render(records: &[Record], criterion: Option<&Path>) -> Result<String> {
         "policies": criterion.map(criterion::read).unwrap_or_default(),
     });
     let environment = records.iter().find_map(|record| record.environment.as_ref());
+    let environment = serde_json::to_value(environment)?;
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
     templates.add_template("page.html", include_str!("page.html"))?;
@@ -96,7 +95,7 @@ pub fn render(records: &[Record], criterion: Option<&Path>) -> Result<String> {
         workloads => Serde(&verdicts.workloads),
         untested => verdicts.untested,
         missing => Serde(verdict::missing(records)),
-        environment => environment.map(facts).unwrap_or_default(),
+        environment => facts(&environment),
         about => about,
         reference => REFERENCE,
         seed => records.first().map(|record| record.seed),
@@ -105,7 +104,7 @@ pub fn render(records: &[Record], criterion: Option<&Path>) -> Result<String> {
 }
 
 /// A record without its long lists; of a distribution, the percentiles stay.
-fn short(record: &Record) -> Result<Value> {
+fn short(record: &Row) -> Result<Value> {
     let mut value = serde_json::to_value(record)?;
     if let Value::Object(fields) = &mut value {
         fields.retain(|_, value| !value.is_null());
@@ -122,7 +121,7 @@ fn short(record: &Record) -> Result<Value> {
 }
 
 /// For each workload the long lists of its records by contender: JSON, compressed, as text.
-fn series(records: &[Record]) -> Result<Vec<(String, String)>> {
+fn series(records: &[Row]) -> Result<Vec<(String, String)>> {
     let mut workloads: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for record in records {
         let Value::Object(mut fields) = serde_json::to_value(record)? else { continue };
@@ -141,6 +140,17 @@ fn series(records: &[Record]) -> Result<Vec<(String, String)>> {
         Ok((name.to_owned(), text))
     };
     workloads.into_iter().map(encode).collect()
+}
+
+/// Each value once, in the order of its first appearance.
+fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut unique = Vec::new();
+    values.for_each(|value| {
+        if !unique.contains(&value) {
+            unique.push(value);
+        }
+    });
+    unique
 }
 
 /// JSON that cannot end the element it stands in, whatever names it holds.

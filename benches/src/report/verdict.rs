@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::record::{Kind, Record, Status, unique};
+use super::unique;
+use crate::contender::Kind;
 use crate::registry::{self, REFERENCE};
 use crate::statistics::geometric_mean;
+use crate::summary::{Row, Status};
 
 /// All sentences of a report, and the figures behind them.
 #[derive(Debug, Serialize)]
@@ -90,7 +92,7 @@ struct Units {
 }
 
 impl Units {
-    fn of<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Self {
+    fn of<'a>(records: impl Iterator<Item = &'a Row> + Clone) -> Self {
         let mut measured = records.filter(|record| record.status == Status::Measured);
         Self {
             relative_time: measured.clone().any(|record| record.relative_time.is_some()),
@@ -114,7 +116,7 @@ impl Units {
 
 /// Everything that rows say.
 #[must_use]
-pub fn verdicts(records: &[Record]) -> Verdicts {
+pub fn verdicts(records: &[Row]) -> Verdicts {
     let names = unique(records.iter().map(|record| record.workload.as_str()));
     let workloads: Vec<_> = names
         .iter()
@@ -144,7 +146,7 @@ pub fn verdicts(records: &[Record]) -> Verdicts {
 
 /// What has no figures, or bounds only, failures first.
 #[must_use]
-pub fn missing(records: &[Record]) -> Vec<Group> {
+pub fn missing(records: &[Row]) -> Vec<Group> {
     let headings = [
         (Status::Failed, "✗ Failed"),
         (Status::Slow, "> Cut off at the time limit; figures are lower bounds"),
@@ -194,14 +196,14 @@ pub struct Missing {
     pub workloads: Vec<String>,
 }
 
-fn time_interval(record: &Record) -> Option<[f64; 2]> {
+fn time_interval(record: &Row) -> Option<[f64; 2]> {
     // The reference is what the others are relative to.
     record.relative_time_interval.or((record.contender == REFERENCE).then_some([1.0, 1.0]))
 }
 
 /// Of one workload, those that were measured to the end.
-fn points(rows: &[&Record], units: Units) -> Vec<Point> {
-    let point = |record: &&Record| {
+fn points(rows: &[&Row], units: Units) -> Vec<Point> {
+    let point = |record: &&Row| {
         let (time, interval) = if units.relative_time {
             (record.relative_time?, time_interval(record))
         } else {
@@ -223,11 +225,11 @@ fn points(rows: &[&Record], units: Units) -> Vec<Point> {
 }
 
 /// How far off the footprint may be, as a share of it.
-fn relative_error(record: &Record) -> Option<f64> {
+fn relative_error(record: &Row) -> Option<f64> {
     Some(record.peak_footprint_error? as f64 / record.peak_footprint?.max(1) as f64)
 }
 
-fn means(records: &[Record], workloads: usize) -> Vec<Mean> {
+fn means(records: &[Row], workloads: usize) -> Vec<Mean> {
     let contenders = unique(records.iter().map(|record| (record.contender.as_str(), record.kind)));
     let mean = |(contender, kind): (&str, Kind)| {
         let rows: Vec<_> = records
@@ -235,7 +237,7 @@ fn means(records: &[Record], workloads: usize) -> Vec<Mean> {
             .filter(|record| record.contender == contender && record.status != Status::Failed)
             .filter(|record| record.relative_time.is_some())
             .collect();
-        let of = |figure: &dyn Fn(&Record) -> Option<f64>| {
+        let of = |figure: &dyn Fn(&Row) -> Option<f64>| {
             let figures: Option<Vec<f64>> = rows.iter().map(|record| figure(record)).collect();
             geometric_mean(&figures?)
         };
@@ -256,7 +258,7 @@ fn means(records: &[Record], workloads: usize) -> Vec<Mean> {
 }
 
 /// Means that compare with each other: of all workloads, without bounds.
-fn mean_points(records: &[Record], means: &[Mean], units: Units) -> Vec<Point> {
+fn mean_points(records: &[Row], means: &[Mean], units: Units) -> Vec<Point> {
     let error = |contender: &str| {
         let rows = records.iter().filter(|record| record.contender == contender);
         let errors: Option<Vec<f64>> = rows.map(relative_error).collect();
@@ -476,7 +478,7 @@ mod tests {
         }
     }
 
-    fn record(workload: &str, contender: &str, status: Status, time: Option<f64>) -> Record {
+    fn record(workload: &str, contender: &str, status: Status, time: Option<f64>) -> Row {
         serde_json::from_value(serde_json::json!({
             "workload": workload, "workload_kind": "recorded", "contender": contender, "kind": "peer",
             "status": status, "ok": status != Status::Failed, "reason": "because", "operations": 1,
