@@ -1,5 +1,6 @@
 //! The command line: options, names that may be mistyped, lists.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::contender::{Contender, Kind};
+use crate::matrix::COMPOSITIONS;
 use crate::measure::{Details, Part as Share, Plan};
 use crate::programs;
 use crate::registry::{self, BACKENDS, PEERS, POLICIES, Part, REFERENCE, STRATEGIES};
@@ -63,6 +65,11 @@ pub struct Options {
     /// as the intervals show
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
+
+    /// Compare compositions: backends × policies × mechanisms × locks; --strategies names some of them, or parts that they
+    /// have in common
+    #[arg(long)]
+    pub matrix: bool,
 
     /// Find out whether the harness can be believed: the same contenders under two names, and slowed down by 3 %
     #[arg(long)]
@@ -194,9 +201,19 @@ impl Options {
         let ours = self.libraries.as_deref().unwrap_or(Path::new("target/preload"));
         let others =
             if self.program.is_empty() { Vec::new() } else { programs::find_libraries(ours) };
-        let all: Vec<&'static Contender> = registry::contenders().chain(others).collect();
-        let names: Vec<_> = all.iter().map(|contender| contender.name).collect();
-        for name in &self.strategies {
+        let all: Vec<&'static Contender> = if self.matrix {
+            let reference = registry::contender(REFERENCE);
+            COMPOSITIONS.iter().copied().flatten().chain(reference).collect()
+        } else {
+            registry::contenders().chain(others).collect()
+        };
+        let parts = |name: &'static str| {
+            name.split('/').filter(move |_| self.matrix).chain(std::iter::once(name))
+        };
+        let names: BTreeSet<_> = all.iter().flat_map(|contender| parts(contender.name)).collect();
+        // Without the feature there is nothing to know names from.
+        let known = !self.matrix || !COMPOSITIONS.is_empty();
+        for name in self.strategies.iter().filter(|_| known) {
             if !names.contains(&name.as_str()) {
                 bail!(unknown("contender", name, names.into_iter()));
             }
@@ -204,7 +221,7 @@ impl Options {
         let asked = |contender: &&Contender| {
             self.strategies.is_empty()
                 || contender.name == REFERENCE
-                || self.strategies.iter().any(|name| name == contender.name)
+                || self.strategies.iter().any(|name| parts(contender.name).any(|part| part == name))
         };
         Ok(all.into_iter().filter(asked).collect())
     }

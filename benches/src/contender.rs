@@ -15,6 +15,8 @@ pub enum Kind {
     Strategy,
     /// A well-known allocator built by someone else.
     Peer,
+    /// No allocator: what the harness itself costs.
+    Floor,
 }
 
 /// Something that a workload can be run against.
@@ -36,6 +38,12 @@ pub struct Contender {
 }
 
 impl Contender {
+    /// Whether this binary can replay with it.
+    #[must_use]
+    pub fn is_built(&self) -> bool {
+        self.allocator.is_some() || self.kind == Kind::Floor
+    }
+
     /// Why it cannot run a workload, if so.
     #[must_use]
     pub fn unfit_for(&self, facts: &Facts) -> Option<String> {

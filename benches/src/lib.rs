@@ -29,6 +29,7 @@ pub mod floor;
 pub mod footprint;
 pub mod generators;
 pub mod json;
+pub mod matrix;
 pub mod measure;
 pub mod passes;
 mod peers;

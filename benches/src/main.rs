@@ -11,6 +11,7 @@ use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions};
 use heapwright_benches::contender::Contender;
 use heapwright_benches::environment::Environment;
 use heapwright_benches::measure::{self, Part, Sample};
+use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
@@ -78,8 +79,11 @@ fn bench(options: &Options) -> Result<bool> {
     let then = options.baseline.as_deref().map(json::read).transpose()?;
     let environment = Environment::now();
     measure::heed_interrupts()?;
-    let (workloads, contenders, skipped) =
+    let (workloads, mut contenders, skipped) =
         (options.workloads()?, options.contenders()?, options.skipped()?);
+    if !options.verify {
+        contenders.push(&FLOOR);
+    }
     let folder = tempfile::tempdir().context("making a folder for compiled workloads")?;
     let scale = options.scale();
     let prepared: Vec<Prepared> = workloads

@@ -27,7 +27,7 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Kind};
 use crate::footprint::tolerance;
 use crate::programs;
 use crate::progress::Progress;
@@ -182,8 +182,13 @@ pub fn measure(
         }
     }
 
-    let inexact: Vec<Pair> =
-        states.iter().filter(|state| state.needs_footprint()).map(|state| state.pair).collect();
+    let has_footprint = |pair: &Pair| contenders[pair.contender].kind != Kind::Floor;
+    let inexact: Vec<Pair> = states
+        .iter()
+        .filter(|state| state.needs_footprint())
+        .map(|state| state.pair)
+        .filter(has_footprint)
+        .collect();
     progress.advance((states.len() - inexact.len()) as u64);
     samples.extend(run.each(&inexact, Pass::Footprint, "footprint", processors(), &progress)?);
 
@@ -191,6 +196,7 @@ pub fn measure(
         .iter()
         .filter(|state| !state.over && state.cost() < SLOW)
         .filter(|state| workloads[state.pair.workload].program.is_none())
+        .filter(|state| contenders[state.pair.contender].kind != Kind::Floor)
         .map(|state| state.pair)
         .collect();
     let Details { latency, timeline, counts } = plan.details;
@@ -263,7 +269,7 @@ fn pairs<'a>(
         let fit = move |contender: &&Contender| {
             let there = match prepared.program {
                 Some(_) => programs::can_run(contender),
-                None => contender.allocator.is_some(),
+                None => contender.is_built(),
             };
             there && contender.unfit_for(&prepared.facts).is_none()
         };

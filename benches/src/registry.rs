@@ -7,6 +7,7 @@
 use std::alloc::System;
 
 use crate::contender::{Contender, Kind};
+use crate::matrix::COMPOSITIONS;
 #[allow(unused_imports, reason = "only where peers are built")]
 use crate::peers;
 
@@ -115,6 +116,17 @@ pub static PEERS: &[Contender] = &[
     peer!("smmalloc", &peers::SMALLOC, "powers of two in reserved slabs, lock-free, never unmapped"),
 ];
 
+/// What a replay costs before any allocator does anything; see [`crate::floor`].
+pub static FLOOR: Contender = Contender {
+    name: "floor",
+    kind: Kind::Floor,
+    about: "the harness alone: addresses that were computed beforehand",
+    allocator: None,
+    strategy: None,
+    prepare: || (),
+    never_frees: false,
+};
+
 /// A part that strategies are made of, for `--list`.
 pub struct Part {
     /// Its type's name.
@@ -157,10 +169,11 @@ pub fn contenders() -> impl Iterator<Item = &'static Contender> {
     STRATEGIES.iter().chain(PEERS)
 }
 
-/// The contender of this name.
+/// The contender of this name, a composition of the matrix too.
 #[must_use]
 pub fn contender(name: &str) -> Option<&'static Contender> {
-    contenders().find(|contender| contender.name == name)
+    let compositions = COMPOSITIONS.iter().copied().flatten();
+    contenders().chain(compositions).chain([&FLOOR]).find(|contender| contender.name == name)
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ use crate::statistics::{Difference, Timing, median, ratio_interval};
 use crate::worker::Finding;
 use crate::workload::{self, Prepared};
 
+/// With less than this live at the most, in bytes, a footprint over it is a number of pages.
+const LEAST_LIVE: u64 = 64 << 10;
+
 /// What came of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -217,8 +220,9 @@ fn row(
     };
     // Figures of something that failed half the time mean nothing.
     let findings = if status == Status::Failed { &[] } else { findings };
+    let has_memory = contender.kind != contender::Kind::Floor;
     let times: Vec<f64> = findings.iter().filter_map(time).collect();
-    let footprint = footprint(findings);
+    let footprint = footprint(findings).filter(|_| has_memory);
     let peak_live = workload.facts.peak_live;
     let mut row = Row {
         status,
@@ -231,9 +235,9 @@ fn row(
         peak_footprint: footprint.map(|(peak, _)| peak),
         peak_footprint_error: footprint.map(|(_, error)| error),
         peak_live,
-        // What a program has live is not known.
+        // What a program has live is not known; and pages over a handful of bytes say nothing.
         footprint_ratio: footprint
-            .filter(|_| peak_live > 0)
+            .filter(|_| peak_live >= LEAST_LIVE)
             .map(|(peak, _)| peak as f64 / peak_live as f64),
         seed,
         ..Row::empty(&workload.name, workload.kind, contender.name, contender.kind)
@@ -265,7 +269,7 @@ fn status(
             let reason = "there is no shared library of it on this machine".to_owned();
             return (Status::Skipped, Some(reason));
         }
-    } else if contender.allocator.is_none() {
+    } else if !contender.is_built() {
         let reason = skipped.get(contender.name).cloned();
         let reason = reason.unwrap_or_else(|| {
             "not built into this binary; `cargo xtask bench` builds it".to_owned()
@@ -343,7 +347,7 @@ mod tests {
             kind: workload::Kind::Recorded,
             facts: Facts {
                 operations,
-                peak_live: 1000,
+                peak_live: 1_000_000,
                 max_size: 64,
                 max_align: 16,
                 ..Facts::default()
@@ -385,13 +389,16 @@ mod tests {
             ("tlsf", time(400, false)),
             ("tlsf", time(500, false)),
             ("tlsf", time(9000, false)),
-            ("tlsf", Finding::Footprint { footprint: 1500, footprint_error: 4, partial: false }),
+            (
+                "tlsf",
+                Finding::Footprint { footprint: 1_500_000, footprint_error: 4, partial: false },
+            ),
         ]);
         let tlsf = find(&rows, "tlsf");
         assert_eq!((tlsf.status, tlsf.ok, tlsf.samples), (Status::Measured, true, 3));
         assert_eq!((tlsf.ns_per_op, tlsf.relative_time), (Some(5.0), Some(0.5)));
         assert_eq!(tlsf.ns_per_op_range, Some([4.0, 90.0]));
-        assert_eq!((tlsf.peak_footprint, tlsf.footprint_ratio), (Some(1500), Some(1.5)));
+        assert_eq!((tlsf.peak_footprint, tlsf.footprint_ratio), (Some(1_500_000), Some(1.5)));
         assert_eq!(find(&rows, "glibc").peak_footprint, Some(5000)); // from the mark, for want of better
     }
 

@@ -42,7 +42,14 @@ fn time_heads(rows: &[Row]) -> Heads {
     let reference = rows.iter().filter(|row| row.contender == REFERENCE);
     let times =
         reference.filter_map(|row| Some((row.workload.clone(), format!("{:.1}", row.ns_per_op?))));
-    vec![("operations, thousands", operations.collect()), ("glibc, ns/operation", times.collect())]
+    let floors = rows.iter().filter(|row| row.kind == Kind::Floor);
+    let floors =
+        floors.filter_map(|row| Some((row.workload.clone(), format!("{:.2}", row.relative_time?))));
+    vec![
+        ("operations, thousands", operations.collect()),
+        ("glibc, ns/operation", times.collect()),
+        ("the harness alone", floors.collect()),
+    ]
 }
 
 fn live_heads(rows: &[Row]) -> Heads {
@@ -128,6 +135,7 @@ fn heading(kind: Kind) -> &'static str {
     match kind {
         Kind::Strategy => "strategies",
         Kind::Peer => "peers",
+        Kind::Floor => "floor",
     }
 }
 

@@ -18,7 +18,8 @@ use anyhow::{Context, Result, bail};
 use memmap2::MmapMut;
 use serde::{Deserialize, Serialize};
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Kind as Maker};
+use crate::floor::Floor;
 use crate::footprint::{Footprint, HighWater, Meter, Watch};
 use crate::passes::counts::{self, Counters, Counts, Marker, Traced};
 use crate::passes::heap_map::HeapMap;
@@ -206,16 +207,19 @@ fn work(
     pass: Pass,
     limit: Duration,
 ) -> Result<Finding> {
-    /// Not in a heap, which might be the one that is measured.
-    static SLOW: OnceLock<Slowed> = OnceLock::new();
-    let mut heap =
-        contender.allocator.with_context(|| format!("{} is not built in", contender.name))?;
-    if let Some(nanoseconds) = slowdown {
-        heap = SLOW.get_or_init(|| Slowed::by(heap, nanoseconds));
-    }
     no_core_dump();
     let script = MappedScript::open(script)?;
     let streams = script.streams();
+    /// Not in a heap, which might be the one that is measured.
+    static SLOW: OnceLock<Slowed> = OnceLock::new();
+    let mut heap = match contender.allocator {
+        Some(heap) => heap,
+        None if contender.kind == Maker::Floor => Floor::leak(&streams)?,
+        None => bail!("{} is not built in", contender.name),
+    };
+    if let Some(nanoseconds) = slowdown {
+        heap = SLOW.get_or_init(|| Slowed::by(heap, nanoseconds));
+    }
     let mut tables: Vec<_> =
         streams.iter().map(|_| Table::new(script.slots())).collect::<Result<_>>()?;
     prefault();

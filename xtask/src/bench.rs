@@ -64,6 +64,13 @@ impl Harness {
         }
     }
 
+    /// With the compositions of the matrix, and no peer.
+    fn of_the_matrix() -> Result<Self> {
+        let program =
+            build(&["matrix"])?.context("the harness cannot be built; see the errors above")?;
+        Ok(Self { program, skipped: Vec::new() })
+    }
+
     /// Without any peer: quick to build.
     fn without_peers() -> Result<Self> {
         let program = build(&[])?.context("the harness cannot be built; see the errors above")?;
@@ -80,9 +87,9 @@ impl Harness {
     }
 }
 
-/// Builds the harness with these peers; `None` when that fails.
-fn build(peers: &[&str]) -> Result<Option<PathBuf>> {
-    let features = peers.join(",");
+/// Builds the harness with these features, which peers are, too; `None` when that fails.
+fn build(features: &[&str]) -> Result<Option<PathBuf>> {
+    let features = features.join(",");
     let arguments = ["--release", "--package", PACKAGE, "--bin", PROGRAM, "--features", &features];
     match cargo::build(&arguments)? {
         Some(artifacts) => cargo::find(&artifacts, PROGRAM, "").map(Some),
@@ -132,7 +139,7 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
         options.workloads()?;
         options.contenders()?;
     }
-    let harness = Harness::build()?;
+    let harness = if options.matrix { Harness::of_the_matrix()? } else { Harness::build()? };
     let mut command = harness.command();
     if !options.program.is_empty() {
         let libraries = preload::build(&preload::servants())?;
