@@ -48,6 +48,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
+    /// Forms of the results beside the tables.
+    #[command(flatten)]
+    pub exports: Exports,
+
     /// Check every byte of every block instead of measuring; the exit code says whether all is well
     #[arg(long)]
     pub verify: bool,
@@ -109,6 +113,22 @@ pub struct Options {
     pub skipped: Vec<String>,
 }
 
+/// Forms of the results beside the tables.
+#[derive(Debug, Clone, Args)]
+pub struct Exports {
+    /// The folder of the report, index.html [default: heapwright/report in cargo's target folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub report: Option<PathBuf>,
+
+    /// Write the results to this file, as comma-separated values
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Write the results to this file, as tables in Markdown
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+}
+
 /// A pass beside time and footprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Detail {
@@ -152,6 +172,10 @@ pub struct MergeOptions {
     /// Write all of them to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+
+    /// Forms of the results beside the tables.
+    #[command(flatten)]
+    pub exports: Exports,
 }
 
 impl Options {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::summary::Row;
 
-/// Reads rows that [`write`] wrote, now or earlier.
+/// Reads rows that [`write()`] wrote, now or earlier.
 ///
 /// # Errors
 ///

@@ -1,13 +1,14 @@
 //! `heapwright-bench`: compares contenders on workloads. `cargo xtask bench` builds and runs it.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions};
+use heapwright_benches::cli::{self, Exports, MergeOptions, Options, ReplayOptions};
 use heapwright_benches::contender::Contender;
 use heapwright_benches::environment::Environment;
 use heapwright_benches::measure::{self, Part, Sample};
@@ -15,7 +16,7 @@ use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
-use heapwright_benches::{baseline, json, self_test, table};
+use heapwright_benches::{baseline, json, report, self_test, table};
 use indicatif::{HumanBytes, HumanCount};
 
 /// Compare allocators on recorded and generated workloads.
@@ -105,11 +106,13 @@ fn bench(options: &Options) -> Result<bool> {
     if let Some(path) = &options.json {
         json::write(&rows, path)?;
     }
+    export(&rows, &options.exports)?;
     if options.verify {
         print!("{}", verdict(&rows, &samples));
         return Ok(rows.iter().all(|row| row.ok));
     }
     print!("{}", table::render(&rows));
+    write_report(&rows, &options.exports)?;
     let Some(then) = then else { return Ok(true) };
     let changes = baseline::compare(&rows, &then);
     print!("{}", baseline::render(&changes));
@@ -146,8 +149,37 @@ fn merge(options: &MergeOptions) -> Result<bool> {
     if let Some(path) = &options.json {
         json::write(&rows, path)?;
     }
+    export(&rows, &options.exports)?;
     print!("{}", table::render(&rows));
+    write_report(&rows, &options.exports)?;
     Ok(true)
+}
+
+/// The same rows for spreadsheets and for documents.
+fn export(rows: &[Row], exports: &Exports) -> Result<()> {
+    if let Some(path) = &exports.csv {
+        let write = || report::export::csv(rows, File::create(path)?);
+        write().with_context(|| format!("writing {}", path.display()))?;
+    }
+    if let Some(path) = &exports.markdown {
+        std::fs::write(path, report::export::markdown(rows))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes the report, and says where it is.
+fn write_report(rows: &[Row], exports: &Exports) -> Result<()> {
+    // Cargo puts this program into PROFILE of its target folder.
+    let this = std::env::current_exe().context("finding this program's own file")?;
+    let target = this.ancestors().nth(2).unwrap_or(Path::new("target"));
+    let folder = exports.report.clone().unwrap_or_else(|| target.join("heapwright/report"));
+    let path = folder.join("index.html");
+    // Where `cargo bench` leaves what the policies cost, if it was ever run.
+    let criterion = Some(target.join("criterion")).filter(|folder| folder.is_dir());
+    report::write(rows, criterion.as_deref(), &path)?;
+    println!("\nReport: {}", path.display());
+    Ok(())
 }
 
 /// What a verification of many pairs has to say.

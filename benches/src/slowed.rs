@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use crate::replay::Allocator;
 
-/// Hands on to another allocator, and works for nothing at every [`EACH`]-th call.
+/// Hands on to another allocator, and works for nothing at every 64th call.
 pub struct Slowed {
     inner: &'static Allocator,
     calls: AtomicU32,
     steps: u32,
 }
 
-/// Less than a nanosecond cannot be wasted at once, so it is saved up.
+/// How many calls save up what they are to waste: less than a nanosecond cannot be wasted at once.
 const EACH: u32 = 64;
 
 impl Slowed {

@@ -31,7 +31,7 @@ enum Command {
     ///
     /// Builds the harness in release mode with all peers; one that cannot be built is left out and named. Prints two
     /// tables: time relative to glibc, and peak footprint over peak live bytes.
-    Bench(Options),
+    Bench(Box<Options>),
 
     /// List strategies, policies, backends and peers
     List,
