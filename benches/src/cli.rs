@@ -27,6 +27,10 @@ pub struct Options {
     #[arg(long)]
     pub quick: bool,
 
+    /// Run all workloads, and give slow contenders more time; takes a quarter of an hour
+    #[arg(long)]
+    pub full: bool,
+
     /// Run these workloads only
     #[arg(long, value_name = "WORKLOAD,…", value_delimiter = ',')]
     pub only: Vec<String>,
@@ -95,12 +99,12 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: Option<u32>,
 
-    /// Begin no further round of samples after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 140)]
-    pub budget: u64,
+    /// Begin no further round of samples after this many seconds [default: 150; with --full, 800]
+    #[arg(long, value_name = "SECONDS")]
+    pub budget: Option<u64>,
 
-    /// Cut off a replay that takes more than this many seconds of processor time [default: 2, or 20 times what glibc
-    /// takes; with --verify, 120]
+    /// Cut off a replay that takes more than this many seconds of processor time [default: 0.5, with --full 2,
+    /// or 20 times what glibc takes; with --verify, 120]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<u64>,
 
@@ -204,6 +208,7 @@ impl Options {
             chosen.push(workload);
         }
         if self.only.is_empty() && chosen.is_empty() {
+            known.retain(|workload| self.full || workload.is_everyday());
             return Ok(known);
         }
         for name in &self.only {
@@ -257,8 +262,11 @@ impl Options {
         Plan {
             repetitions: self.repetitions.map_or(repetitions, |count| count as usize),
             width: self.repetitions.is_none().then_some(self.width / 100.0),
-            budget: self.repetitions.is_none().then_some(Duration::from_secs(self.budget)),
+            budget: self.repetitions.is_none().then(|| {
+                Duration::from_secs(self.budget.unwrap_or(if self.full { 800 } else { 150 }))
+            }),
             limit: self.limit.map(Duration::from_secs),
+            least_limit: Duration::from_millis(if self.full { 2000 } else { 500 }),
             seed: self.seed,
             details: Details {
                 latency: self.passes.contains(&Detail::Latency),

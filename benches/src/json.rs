@@ -1,10 +1,10 @@
 //! Results for machines: one JSON object a line.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::files::write_whole;
 use crate::summary::Row;
 
 /// Reads rows that [`write()`] wrote, now or earlier.
@@ -35,15 +35,13 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
 /// When the file cannot be written.
 pub fn write(rows: &[Row], path: &Path) -> Result<()> {
     let write = || {
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        for row in rows {
-            serde_json::to_writer(&mut file, row)?;
-            file.write_all(b"\n")?;
-        }
-        file.persist(path)?;
-        anyhow::Ok(())
+        write_whole(path, |file| {
+            for row in rows {
+                serde_json::to_writer(&mut *file, row)?;
+                file.write_all(b"\n")?;
+            }
+            Ok(())
+        })
     };
     write().with_context(|| format!("writing the results to {}", path.display()))
 }

@@ -25,6 +25,7 @@ pub mod baseline;
 pub mod cli;
 pub mod contender;
 pub mod environment;
+mod files;
 pub mod floor;
 pub mod footprint;
 pub mod generators;

@@ -46,9 +46,11 @@ pub struct Plan {
     pub width: Option<f64>,
     /// After this long no further round is begun; `None` for as long as it takes.
     pub budget: Option<Duration>,
-    /// A replay that takes more processor time is cut off there; `None` for [`LEAST_LIMIT`], or [`LIMIT_FACTOR`]
-    /// times what the reference takes if that is more.
+    /// A replay that takes more processor time is cut off there; `None` for `least_limit`, or [`LIMIT_FACTOR`] times what
+    /// the reference takes if that is more.
     pub limit: Option<Duration>,
+    /// No replay is cut off before, if nothing is said.
+    pub least_limit: Duration,
     /// Seeds the order.
     pub seed: u64,
     /// What is measured beside time and footprint.
@@ -132,17 +134,14 @@ pub struct Sample {
     pub finding: Finding,
 }
 
-/// No replay is cut off before.
-pub const LEAST_LIMIT: Duration = Duration::from_secs(2);
-
 /// No program is ended before.
 pub const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
 
 /// How many times slower than the reference a contender may be.
 pub const LIMIT_FACTOR: u32 = 20;
 
-/// A replay that took longer than this is not run again for its footprint alone.
-const SLOW: Duration = Duration::from_secs(2);
+/// A replay that took longer than this is not run again for its footprint alone, nor for details.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// Takes all samples of all pairs that can run.
 ///
@@ -157,7 +156,7 @@ pub fn measure(
     let start = Instant::now();
     let least = |prepared: &Prepared| match prepared.program {
         Some(_) => PROGRAM_LIMIT,
-        None => LEAST_LIMIT,
+        None => plan.least_limit,
     };
     let limits = workloads.iter().map(|it| plan.limit.unwrap_or_else(|| least(it))).collect();
     let mut run = Run { workloads, contenders, limits, program: this_program()? };

@@ -60,6 +60,7 @@ pub fn run(repetitions: usize, seed: u64) -> Result<bool> {
             width: None,
             budget: None,
             limit: Some(Duration::from_secs(60)),
+            least_limit: Duration::ZERO,
             seed: seed + number as u64,
             details: Details::NONE,
             part: Part::WHOLE,

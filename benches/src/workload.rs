@@ -108,6 +108,19 @@ impl Workload {
         GENERATORS.iter().map(workload).collect()
     }
 
+    /// Whether it is run when nothing else is asked for: recorded traces in their recorded order, and a few generators
+    /// that stand for the others.
+    #[must_use]
+    pub fn is_everyday(&self) -> bool {
+        const GENERATED: [&str; 5] =
+            ["fixed-64", "pareto", "vectors", "larson", "producer-consumer"];
+        match &self.source {
+            Source::Generator(_) => GENERATED.contains(&self.name.as_str()),
+            Source::Threads(_) => false,
+            Source::File(_) | Source::Program(_) => true,
+        }
+    }
+
     /// A trace somewhere; its name is the file's, up to the first dot.
     #[must_use]
     pub fn given(path: &Path) -> Self {

@@ -13,9 +13,6 @@
 //! that a full report stays at a few megabytes and opens at once.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -26,6 +23,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, context};
 use serde_json::{Map, Value, json};
 
+use crate::files::write_whole;
 use crate::registry::{self, REFERENCE};
 
 pub mod criterion;
@@ -48,15 +46,7 @@ const LONG: [&str; 3] = ["latency", "timeline", "heap_map"];
 pub fn write(records: &[Row], criterion: Option<&Path>, path: &Path) -> Result<()> {
     let write = || {
         let page = render(records, criterion)?;
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        // To be read by whom the umask lets, unlike temporary files.
-        let mode = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder)?;
-        file.write_all(page.as_bytes())?;
-        file.persist(path)?;
-        anyhow::Ok(())
+        write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))
     };
     write().with_context(|| format!("writing the report to {}", path.display()))
 }
