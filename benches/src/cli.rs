@@ -166,6 +166,14 @@ pub struct ReplayOptions {
     pub limit: u64,
 }
 
+/// How to measure what the literature found.
+#[derive(Debug, Clone, Args)]
+pub struct ReproduceOptions {
+    /// Seed of the workloads and of the order of samples
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+}
+
 /// What to put together.
 #[derive(Debug, Clone, Args)]
 pub struct MergeOptions {
@@ -267,6 +275,7 @@ impl Options {
             }),
             limit: self.limit.map(Duration::from_secs),
             least_limit: Duration::from_millis(if self.full { 2000 } else { 500 }),
+            slow: Duration::from_millis(if self.full { 2000 } else { 300 }),
             seed: self.seed,
             details: Details {
                 latency: self.passes.contains(&Detail::Latency),

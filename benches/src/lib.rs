@@ -39,6 +39,7 @@ pub mod progress;
 pub mod registry;
 pub mod replay;
 pub mod report;
+pub mod reproduce;
 pub mod script;
 pub mod self_test;
 pub mod slowed;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use heapwright_benches::cli::{self, Exports, MergeOptions, Options, ReplayOptions};
+use heapwright_benches::cli::{
+    self, Exports, MergeOptions, Options, ReplayOptions, ReproduceOptions,
+};
 use heapwright_benches::contender::Contender;
 use heapwright_benches::environment::Environment;
 use heapwright_benches::measure::{self, Part, Sample};
@@ -16,7 +18,7 @@ use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
-use heapwright_benches::{baseline, json, report, self_test, table};
+use heapwright_benches::{baseline, json, report, reproduce, self_test, table};
 use indicatif::{HumanBytes, HumanCount};
 
 /// Compare allocators on recorded and generated workloads.
@@ -37,6 +39,9 @@ enum Command {
     /// Replay one trace under one contender and print what came of it
     Replay(ReplayOptions),
 
+    /// Measure again what the literature found, and say whether the figures agree
+    Reproduce(ReproduceOptions),
+
     /// Put together results that were measured in parts, with --partition
     Merge(MergeOptions),
 }
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         match &cli.command {
             Some(Command::Replay(options)) => replay(options),
             Some(Command::Merge(options)) => merge(options),
+            Some(Command::Reproduce(options)) => reproduce::run(options.seed).map(|()| true),
             None => bench(&cli.options),
         }
     };

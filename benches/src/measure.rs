@@ -51,6 +51,8 @@ pub struct Plan {
     pub limit: Option<Duration>,
     /// No replay is cut off before, if nothing is said.
     pub least_limit: Duration,
+    /// A replay that took longer than this is not run again for its footprint alone, nor for details.
+    pub slow: Duration,
     /// Seeds the order.
     pub seed: u64,
     /// What is measured beside time and footprint.
@@ -140,9 +142,6 @@ pub const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
 /// How many times slower than the reference a contender may be.
 pub const LIMIT_FACTOR: u32 = 20;
 
-/// A replay that took longer than this is not run again for its footprint alone, nor for details.
-const SLOW: Duration = Duration::from_millis(300);
-
 /// Takes all samples of all pairs that can run.
 ///
 /// # Errors
@@ -184,7 +183,7 @@ pub fn measure(
     let has_footprint = |pair: &Pair| contenders[pair.contender].kind != Kind::Floor;
     let inexact: Vec<Pair> = states
         .iter()
-        .filter(|state| state.needs_footprint())
+        .filter(|state| state.needs_footprint(plan.slow))
         .map(|state| state.pair)
         .filter(has_footprint)
         .collect();
@@ -193,7 +192,7 @@ pub fn measure(
 
     let quick: Vec<Pair> = states
         .iter()
-        .filter(|state| !state.over && state.cost() < SLOW)
+        .filter(|state| !state.over && state.cost() < plan.slow)
         .filter(|state| workloads[state.pair.workload].program.is_none())
         .filter(|state| contenders[state.pair.contender].kind != Kind::Floor)
         .map(|state| state.pair)
@@ -308,8 +307,8 @@ impl State {
         self.spent / self.samples.max(1)
     }
 
-    fn needs_footprint(&self) -> bool {
-        !self.over && !self.has_footprint && self.cost() < SLOW
+    fn needs_footprint(&self, slow: Duration) -> bool {
+        !self.over && !self.has_footprint && self.cost() < slow
     }
 }
 

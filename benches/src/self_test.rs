@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::contender::Contender;
 use crate::measure::{self, Details, Pair, Part, Plan, Sample};
 use crate::registry::{self, REFERENCE};
-use crate::statistics::{Difference, Timing, median, ratio_interval};
+use crate::statistics::{Difference, Timing, mean_ratio_interval, median, ratio_interval};
 use crate::worker::{Finding, SLOWED};
 use crate::workload::{Prepared, Scale, Workload};
 
@@ -45,7 +45,7 @@ impl Verdict {
 }
 
 /// Runs it, prints what came of it, and says whether the harness can be believed: whether few enough equals differ, and
-/// most of the slowed are found.
+/// each slowed contender is found, over all workloads together.
 ///
 /// # Errors
 ///
@@ -53,6 +53,7 @@ impl Verdict {
 pub fn run(repetitions: usize, seed: u64) -> Result<bool> {
     let folder = tempfile::tempdir().context("making a folder for compiled workloads")?;
     let (mut equals, mut slowed) = (Vec::new(), Vec::new());
+    let mut together = vec![Vec::new(); CONTENDERS.len()];
     for (number, name) in WORKLOADS.into_iter().enumerate() {
         let prepared = prepare(name, folder.path(), number)?;
         let plan = |repetitions| Plan {
@@ -61,6 +62,7 @@ pub fn run(repetitions: usize, seed: u64) -> Result<bool> {
             budget: None,
             limit: Some(Duration::from_secs(60)),
             least_limit: Duration::ZERO,
+            slow: Duration::ZERO,
             seed: seed + number as u64,
             details: Details::NONE,
             part: Part::WHOLE,
@@ -93,9 +95,20 @@ pub fn run(repetitions: usize, seed: u64) -> Result<bool> {
             equals.push(verdict(1, 0));
             // Both are wrapped in the same way, which costs something too.
             slowed.push(verdict(3, 2));
+            together[place].push((of(3), of(2)));
         }
     }
-    let (text, believable) = render(&equals, &slowed);
+    let overall: Vec<Verdict> = CONTENDERS
+        .into_iter()
+        .zip(&together)
+        .map(|(contender, timings)| {
+            let timings: Vec<_> =
+                timings.iter().map(|(ours, theirs)| (&ours[..], &theirs[..])).collect();
+            let interval = mean_ratio_interval(&timings, seed);
+            Verdict { workload: "all".to_owned(), contender, interval }
+        })
+        .collect();
+    let (text, believable) = render(&equals, &slowed, &overall);
     print!("{text}");
     Ok(believable)
 }
@@ -128,7 +141,7 @@ fn timings(samples: &[Sample], contender: usize) -> Vec<Timing> {
 }
 
 /// What there is to say, and whether all is well.
-fn render(equals: &[Verdict], slowed: &[Verdict]) -> (String, bool) {
+fn render(equals: &[Verdict], slowed: &[Verdict], overall: &[Verdict]) -> (String, bool) {
     let mut text = String::new();
     let mut list = |heading: &str, verdicts: &[Verdict]| {
         let _ = writeln!(text, "{heading}\n");
@@ -145,15 +158,20 @@ fn render(equals: &[Verdict], slowed: &[Verdict]) -> (String, bool) {
     };
     list("The same contender under two names, ratio of times (95 % interval)", equals);
     list("Slowed down by 3 %, over itself slowed down by nothing", slowed);
+    list("The same over all workloads, geometric mean", overall);
+    let slower = |verdicts: &[Verdict]| {
+        verdicts.iter().filter(|it| it.shown() == Difference::Slower).count()
+    };
     let differ = equals.iter().filter(|it| it.shown() != Difference::NoneShown).count();
-    let found = slowed.iter().filter(|it| it.shown() == Difference::Slower).count();
-    let (all, most) = (equals.len(), slowed.len());
+    let (found, found_singly) = (slower(overall), slower(slowed));
+    let (all, contenders, singly) = (equals.len(), overall.len(), slowed.len());
     let _ = writeln!(
         text,
         "False positives: {differ} of {all} pairs of equals (at most {TOLERATED} are chance)\n\
-         Power: {found} of {most} slowdowns of 3 % were found"
+         Power: a slowdown of 3 % was found for {found} of {contenders} contenders, over all workloads together; on single \
+         workloads {found_singly} of {singly} times"
     );
-    (text, differ <= TOLERATED && 2 * found > most)
+    (text, differ <= TOLERATED && found == contenders)
 }
 
 #[cfg(test)]
@@ -172,14 +190,15 @@ mod tests {
     #[test]
     fn three_false_positives_or_blindness_are_not_believable() {
         let (same, other, slower) = ([0.99, 1.01], [1.001, 1.002], [1.01, 1.05]);
-        let well = |equals: &[[f64; 2]], slowed: &[[f64; 2]]| {
-            render(&verdicts(equals), &verdicts(slowed)).1
+        let well = |equals: &[[f64; 2]], overall: &[[f64; 2]]| {
+            render(&verdicts(equals), &verdicts(&[same]), &verdicts(overall)).1
         };
         assert!(well(&[same, other, other], &[slower]));
         assert!(!well(&[other, other, other], &[slower]));
         assert!(!well(&[same], &[slower, same]));
-        let (text, _) = render(&verdicts(&[same, other]), &verdicts(&[slower]));
+        let (text, _) =
+            render(&verdicts(&[same, other]), &verdicts(&[slower, same]), &verdicts(&[slower]));
         assert!(text.contains("1 of 2 pairs of equals"), "{text}");
-        assert!(text.contains("1 of 1 slowdowns"), "{text}");
+        assert!(text.contains("1 of 1 contenders") && text.contains("1 of 2 times"), "{text}");
     }
 }

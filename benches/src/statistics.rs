@@ -67,32 +67,47 @@ impl Difference {
 /// fewer than two.
 #[must_use]
 pub fn ratio_interval(ours: &[Timing], theirs: &[Timing], seed: u64) -> Option<[f64; 2]> {
+    mean_ratio_interval(&[(ours, theirs)], seed)
+}
+
+/// The same of the geometric mean of ratios over several workloads, which is surer than any of them.
+#[must_use]
+pub fn mean_ratio_interval(workloads: &[(&[Timing], &[Timing])], seed: u64) -> Option<[f64; 2]> {
+    let workloads: Vec<Vec<Round>> =
+        workloads.iter().map(|(ours, theirs)| rounds(ours, theirs)).collect();
+    let fewest = workloads.iter().map(Vec::len).min().filter(|&rounds| rounds > 1)?;
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mean = |ratios: &mut dyn Iterator<Item = f64>| {
+        let sum: f64 = ratios.map(f64::ln).sum();
+        (sum / workloads.len() as f64).exp()
+    };
+    let mut ratios: Vec<f64> = if fewest < LEAST_ROUNDS {
+        (0..fewest).map(|at| mean(&mut workloads.iter().map(|it| ratio(&[&it[at]])))).collect()
+    } else {
+        let mut resample = |rounds: &Vec<Round>| {
+            let draws = (0..rounds.len()).map(|_| &rounds[random.random_range(0..rounds.len())]);
+            ratio(&draws.collect::<Vec<_>>())
+        };
+        (0..RESAMPLES).map(|_| mean(&mut workloads.iter().map(&mut resample))).collect()
+    };
+    ratios.sort_by(f64::total_cmp);
+    let cut = if fewest < LEAST_ROUNDS { 0 } else { RESAMPLES / 40 };
+    Some([ratios[cut], ratios[ratios.len() - 1 - cut]])
+}
+
+/// What was timed, round by round, where both were.
+fn rounds(ours: &[Timing], theirs: &[Timing]) -> Vec<Round> {
     let of_round = |timings: &[Timing], round: usize| -> Vec<f64> {
         timings.iter().filter(|timing| timing.round == round).map(|timing| timing.value).collect()
     };
     let mut numbers: Vec<usize> = ours.iter().map(|timing| timing.round).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let rounds: Vec<Round> = numbers
+    numbers
         .into_iter()
         .map(|round| (of_round(ours, round), of_round(theirs, round)))
         .filter(|(ours, theirs)| !ours.is_empty() && !theirs.is_empty())
-        .collect();
-    if rounds.len() < 2 {
-        return None;
-    }
-    let mut ratios: Vec<f64> = if rounds.len() < LEAST_ROUNDS {
-        rounds.iter().map(|round| ratio(&[round])).collect()
-    } else {
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let mut draw = || &rounds[random.random_range(0..rounds.len())];
-        (0..RESAMPLES)
-            .map(|_| ratio(&(0..rounds.len()).map(|_| draw()).collect::<Vec<_>>()))
-            .collect()
-    };
-    ratios.sort_by(f64::total_cmp);
-    let cut = if rounds.len() < LEAST_ROUNDS { 0 } else { RESAMPLES / 40 };
-    Some([ratios[cut], ratios[ratios.len() - 1 - cut]])
+        .collect()
 }
 
 /// What was timed in one round: ours, and theirs.
@@ -185,6 +200,20 @@ mod tests {
         let theirs = timings(weather.map(|slow| 10.0 * slow));
         let [low, high] = ratio_interval(&ours, &theirs, 1).unwrap();
         assert!((low - 0.8).abs() < 1e-9 && (high - 0.8).abs() < 1e-9, "{low} {high}");
+    }
+
+    #[test]
+    fn several_workloads_together_are_surer_than_one() {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(2);
+        let noise = LogNormal::new(0.0, 0.05).unwrap();
+        let mut draw = |scale| timings((0..9).map(|_| scale * noise.sample(&mut random)));
+        let all: Vec<_> = (0..8).map(|_| (draw(0.95), draw(1.0))).collect();
+        let pairs: Vec<_> = all.iter().map(|(ours, theirs)| (&ours[..], &theirs[..])).collect();
+        let width = |[low, high]: [f64; 2]| high - low;
+        let [low, high] = mean_ratio_interval(&pairs, 1).unwrap();
+        assert!((low..=high).contains(&0.95), "{low} {high}");
+        let one = ratio_interval(pairs[0].0, pairs[0].1, 1).unwrap();
+        assert!(width([low, high]) < width(one) / 2.0, "{low} {high}, one workload {one:?}");
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub(crate) struct Harness {
 impl Harness {
     /// Builds it with all peers, or with as many as can be built.
     pub(crate) fn build() -> Result<Self> {
+        Self::build_with(&[])
+    }
+
+    /// The same, with these features too.
+    fn build_with(features: &[&str]) -> Result<Self> {
+        let build = |peers: &[&str]| build(&[peers, features].concat());
         let mut peers: Vec<&str> =
             PEERS.iter().map(|peer| peer.name).filter(|&name| name != REFERENCE).collect();
         if let Some(program) = build(&peers)? {
@@ -151,6 +157,15 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     let arguments: Vec<OsString> =
         std::env::args_os().skip_while(|argument| argument != "bench").skip(1).collect();
     let status = command.args(arguments).status().context("running the harness")?;
+    Ok(exit_code(status))
+}
+
+/// `cargo xtask reproduce`.
+pub(crate) fn reproduce() -> Result<ExitCode> {
+    let harness = Harness::build_with(&["matrix"])?;
+    let arguments = std::env::args_os().skip_while(|argument| argument != "reproduce");
+    let status =
+        Command::new(&harness.program).args(arguments).status().context("running the harness")?;
     Ok(exit_code(status))
 }
 

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions};
+use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions, ReproduceOptions};
 
 /// The commands of Heapwright.
 #[derive(Parser)]
@@ -41,6 +41,11 @@ enum Command {
 
     /// Replay one trace under one strategy or peer; print time and footprint, or check every byte
     Replay(ReplayOptions),
+
+    /// Measure again what the literature found, on our traces, and say whether the figures agree
+    ///
+    /// Takes a few minutes after the build.
+    Reproduce(ReproduceOptions),
 
     /// Put together the results of runs with --partition: one table, one file
     Merge(MergeOptions),
@@ -90,6 +95,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test => test::test(),
         Command::Replay(options) => bench::replay(&options),
         Command::Merge(_) => bench::merge(),
+        Command::Reproduce(_) => bench::reproduce(),
         Command::Record(options) => record::record(&options),
         Command::Clib(options) => clib::clib(&options),
         Command::Preload(options) => preload::preload(&options),
