@@ -174,6 +174,26 @@ pub struct ReproduceOptions {
     pub seed: u64,
 }
 
+/// How to find out whether replays tell the truth.
+#[derive(Debug, Clone, Args)]
+pub struct TruthOptions {
+    /// Run each program and each replay this often
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+
+    /// Seed of the order of samples
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+
+    /// The recorder's library
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub recorder: Option<PathBuf>,
+
+    /// Where the libraries of strategies are that stand in place of malloc
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub libraries: Option<PathBuf>,
+}
+
 /// What to put together.
 #[derive(Debug, Clone, Args)]
 pub struct MergeOptions {

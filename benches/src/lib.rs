@@ -46,6 +46,7 @@ pub mod slowed;
 pub mod statistics;
 pub mod summary;
 pub mod table;
+pub mod truth;
 pub mod verify;
 pub mod worker;
 pub mod workload;

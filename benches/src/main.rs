@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use heapwright_benches::cli::{
-    self, Exports, MergeOptions, Options, ReplayOptions, ReproduceOptions,
+    self, Exports, MergeOptions, Options, ReplayOptions, ReproduceOptions, TruthOptions,
 };
 use heapwright_benches::contender::Contender;
 use heapwright_benches::environment::Environment;
@@ -18,7 +18,7 @@ use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
-use heapwright_benches::{baseline, json, report, reproduce, self_test, table};
+use heapwright_benches::{baseline, json, report, reproduce, self_test, table, truth};
 use indicatif::{HumanBytes, HumanCount};
 
 /// Compare allocators on recorded and generated workloads.
@@ -39,6 +39,9 @@ enum Command {
     /// Replay one trace under one contender and print what came of it
     Replay(ReplayOptions),
 
+    /// Find out whether replays tell the truth: programs against the replays of their traces
+    Truth(TruthOptions),
+
     /// Measure again what the literature found, and say whether the figures agree
     Reproduce(ReproduceOptions),
 
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         match &cli.command {
             Some(Command::Replay(options)) => replay(options),
             Some(Command::Merge(options)) => merge(options),
+            Some(Command::Truth(options)) => truth(options),
             Some(Command::Reproduce(options)) => reproduce::run(options.seed).map(|()| true),
             None => bench(&cli.options),
         }
@@ -123,6 +127,14 @@ fn bench(options: &Options) -> Result<bool> {
     let changes = baseline::compare(&rows, &then);
     print!("{}", baseline::render(&changes));
     Ok(!changes.iter().any(|change| change.worse))
+}
+
+/// Programs against the replays of their traces.
+fn truth(options: &TruthOptions) -> Result<bool> {
+    let recorder = options.recorder.as_deref().context("`cargo xtask truth` knows the recorder")?;
+    let libraries = options.libraries.as_deref().unwrap_or(Path::new("target/preload"));
+    truth::run(recorder, libraries, options.repetitions as usize, options.seed)?;
+    Ok(true)
 }
 
 /// Puts together what was measured in parts.

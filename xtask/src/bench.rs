@@ -9,7 +9,7 @@ use heapwright_benches::cli::{self, Options, ReplayOptions};
 use heapwright_benches::contender::Kind;
 use heapwright_benches::registry::{PEERS, REFERENCE};
 
-use crate::{cargo, preload};
+use crate::{cargo, preload, record};
 
 /// The package of the harness, and its program.
 const PACKAGE: &str = "heapwright-benches";
@@ -166,6 +166,24 @@ pub(crate) fn reproduce() -> Result<ExitCode> {
     let arguments = std::env::args_os().skip_while(|argument| argument != "reproduce");
     let status =
         Command::new(&harness.program).args(arguments).status().context("running the harness")?;
+    Ok(exit_code(status))
+}
+
+/// `cargo xtask truth`.
+pub(crate) fn truth() -> Result<ExitCode> {
+    let harness = Harness::build()?;
+    let libraries = preload::build(&preload::servants())?;
+    let folder = libraries.first().and_then(|path| path.parent()).context("no strategy")?;
+    let recorder = record::build()?;
+    let arguments = std::env::args_os().skip_while(|argument| argument != "truth");
+    let status = Command::new(&harness.program)
+        .args(arguments)
+        .arg("--libraries")
+        .arg(folder)
+        .arg("--recorder")
+        .arg(recorder)
+        .status()
+        .context("running the harness")?;
     Ok(exit_code(status))
 }
 

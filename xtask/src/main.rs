@@ -15,7 +15,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heapwright_benches::cli::{self, MergeOptions, Options, ReplayOptions, ReproduceOptions};
+use heapwright_benches::cli::{
+    self, MergeOptions, Options, ReplayOptions, ReproduceOptions, TruthOptions,
+};
 
 /// The commands of Heapwright.
 #[derive(Parser)]
@@ -41,6 +43,12 @@ enum Command {
 
     /// Replay one trace under one strategy or peer; print time and footprint, or check every byte
     Replay(ReplayOptions),
+
+    /// Find out whether replays tell the truth: programs against the replays of their traces
+    ///
+    /// Runs programs that are installed under several contenders, records them, and replays the traces. Compares the
+    /// peaks of resident memory, and the order of contenders by time and by memory.
+    Truth(TruthOptions),
 
     /// Measure again what the literature found, on our traces, and say whether the figures agree
     ///
@@ -95,6 +103,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test => test::test(),
         Command::Replay(options) => bench::replay(&options),
         Command::Merge(_) => bench::merge(),
+        Command::Truth(_) => bench::truth(),
         Command::Reproduce(_) => bench::reproduce(),
         Command::Record(options) => record::record(&options),
         Command::Clib(options) => clib::clib(&options),

@@ -35,10 +35,15 @@ pub(crate) struct Options {
     command: Vec<OsString>,
 }
 
-pub(crate) fn record(options: &Options) -> Result<ExitCode> {
+/// Builds the library that records.
+pub(crate) fn build() -> Result<PathBuf> {
     let built = cargo::build(&["--release", "--package", "heapwright-recorder"])?
         .context("the recorder cannot be built; see the errors above")?;
-    let library = cargo::find(&built, "heapwright_recorder", "so")?;
+    cargo::find(&built, "heapwright_recorder", "so")
+}
+
+pub(crate) fn record(options: &Options) -> Result<ExitCode> {
+    let library = build()?;
 
     let settings = recorder::Options {
         name: options.name.clone(),
@@ -59,7 +64,7 @@ pub(crate) fn record(options: &Options) -> Result<ExitCode> {
         let summary = &trace.summary;
         let size = std::fs::metadata(&trace.path).map_or(0, |file| file.len());
         eprintln!(
-            "{}: {} of {} process{}: {} operations in {} thread{}, at most {} in {} objects live",
+            "{}: {} of {}, process {}: {} operations in {} thread{}, at most {} in {} objects live",
             trace.path.display(),
             HumanBytes(size),
             trace.process.program,

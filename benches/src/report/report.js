@@ -477,7 +477,7 @@ function table(id, rows, columns) {
   });
   // The least of a column gets a star, where rows compare with each other.
   const one = unique(rows.map((row) => row.workload)).length <= 1 && rows.length > 1;
-  const comparable = (row) => row.complete !== false && (row.status || "measured") === "measured";
+  const comparable = (row) => row.kind !== "floor" && row.complete !== false && (row.status || "measured") === "measured";
   const least = columns.map((column) => {
     const values = rows.filter(comparable).map(column.value).filter(given);
     return one && column.star && new Set(values).size > 1 ? Math.min(...values) : NaN;
