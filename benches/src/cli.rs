@@ -178,7 +178,7 @@ pub struct ReproduceOptions {
 #[derive(Debug, Clone, Args)]
 pub struct TruthOptions {
     /// Run each program and each replay this often
-    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
 
     /// Seed of the order of samples

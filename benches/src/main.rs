@@ -18,7 +18,7 @@ use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
-use heapwright_benches::{baseline, json, report, reproduce, self_test, table, truth};
+use heapwright_benches::{baseline, json, programs, report, reproduce, self_test, table, truth};
 use indicatif::{HumanBytes, HumanCount};
 
 /// Compare allocators on recorded and generated workloads.
@@ -52,8 +52,12 @@ enum Command {
 fn main() -> ExitCode {
     // First of all, and without clap, whose memory would come from the heap that the glibc row measures.
     let mut arguments = std::env::args_os().skip(1);
-    let result = if arguments.next().is_some_and(|first| first == worker::COMMAND) {
+    let first = arguments.next();
+    let is = |command: &str| first.as_deref().is_some_and(|first| first == command);
+    let result = if is(worker::COMMAND) {
         worker::main(arguments).map(|()| true)
+    } else if is(programs::COMMAND) {
+        programs::main(arguments).map(|()| true)
     } else {
         let cli = Cli::parse();
         match &cli.command {

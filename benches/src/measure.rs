@@ -425,7 +425,7 @@ impl Run<'_> {
         let contender = self.contenders[pair.contender];
         let limit = self.limits[pair.workload];
         let finding = match &self.workloads[pair.workload].program {
-            Some(command) => programs::run(command, contender, limit)?,
+            Some(command) => programs::run(&self.program, command, contender, limit)?,
             None => work(&self.program, script, contender.name, pass, limit)?,
         };
         Ok(Sample { pair, round: 0, finding })

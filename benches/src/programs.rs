@@ -9,6 +9,7 @@
 //! where systems keep their libraries.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::contender::{Contender, Kind};
 use crate::registry::{self, REFERENCE};
@@ -100,17 +101,59 @@ fn library(folder: &Path, file: &str) -> Option<PathBuf> {
         .min_by_key(|path| path.as_os_str().len())
 }
 
-/// Runs a program once with a contender.
+/// The first argument of a process that runs a program: `heapwright-bench program LIBRARY MILLISECONDS CMD`.
+///
+/// It is a process of its own because the kernel counts a parent's memory as its child's until the child runs a program
+/// of its own, and the harness is larger than many a program.
+pub const COMMAND: &str = "program";
+
+/// Runs a program once with a contender, from a process that does nothing else.
 ///
 /// # Errors
 ///
 /// When it cannot be started.
-pub fn run(command: &str, contender: &Contender, limit: Duration) -> Result<Finding> {
+pub fn run(
+    harness: &Path,
+    command: &str,
+    contender: &Contender,
+    limit: Duration,
+) -> Result<Finding> {
+    let output = Command::new(harness)
+        .arg(COMMAND)
+        .arg(library_of(contender).unwrap_or(Path::new("")))
+        .arg(limit.as_millis().to_string())
+        .arg(command)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {}", harness.display()))?;
+    let answer = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&answer).with_context(|| format!("running {command:?}: {}", error.trim()))
+}
+
+/// Such a process, from its arguments after [`COMMAND`].
+///
+/// # Errors
+///
+/// When the arguments make no sense or the finding cannot be printed.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
+    let arguments: Vec<_> = arguments.collect();
+    let [library, limit, command] = arguments.as_slice() else {
+        bail!("running a program takes three arguments: library, milliseconds, command");
+    };
+    let limit = Duration::from_millis(limit.to_string_lossy().parse()?);
+    let library = Some(Path::new(library)).filter(|library| !library.as_os_str().is_empty());
+    let finding = run_here(&command.to_string_lossy(), library, limit)?;
+    println!("{}", serde_json::to_string(&finding)?);
+    Ok(())
+}
+
+fn run_here(command: &str, library: Option<&Path>, limit: Duration) -> Result<Finding> {
     let mut shell = Command::new("sh");
     let mut errors = tempfile::tempfile().context("making a file for the program's errors")?;
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
     shell.stderr(errors.try_clone().context("copying a file descriptor")?).process_group(0);
-    match library_of(contender) {
+    match library {
         Some(library) => shell.env("LD_PRELOAD", library),
         None => shell.env_remove("LD_PRELOAD"),
     };
@@ -188,20 +231,16 @@ pub fn can_run(contender: &Contender) -> bool {
 mod tests {
     use super::*;
 
-    fn glibc() -> &'static Contender {
-        registry::contender(REFERENCE).unwrap()
-    }
-
     #[test]
     fn a_program_is_timed_with_all_its_processes() {
-        let found = run("sleep 0.05; true", glibc(), Duration::from_secs(60)).unwrap();
+        let found = run_here("sleep 0.05; true", None, Duration::from_secs(60)).unwrap();
         let Finding::Time { nanoseconds, footprint, .. } = found else { panic!("{found:?}") };
         assert!(nanoseconds >= 50_000_000 && footprint > 100_000, "{found:?}");
     }
 
     #[test]
     fn a_program_that_fails_or_hangs_says_so() {
-        let reason = |command, limit| match run(command, glibc(), limit).unwrap() {
+        let reason = |command, limit| match run_here(command, None, limit).unwrap() {
             Finding::Failed { reason } => reason,
             other => panic!("{other:?}"),
         };
