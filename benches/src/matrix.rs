@@ -7,11 +7,9 @@
 //!
 //! They are only built with the feature `matrix`, for a hundred heaps take a while to compile.
 
-use crate::contender::Contender;
-
 /// All compositions, in groups; none in a harness that was built without them.
 #[cfg(not(feature = "matrix"))]
-pub static COMPOSITIONS: &[&[Contender]] = &[];
+pub static COMPOSITIONS: &[&[crate::contender::Contender]] = &[];
 
 #[cfg(feature = "matrix")]
 pub use compositions::COMPOSITIONS;
@@ -130,6 +128,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::contender::Contender;
 
     #[test]
     fn every_composition_has_a_name_of_its_own_with_four_parts() {
