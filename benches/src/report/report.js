@@ -342,7 +342,7 @@ function drawParts(lists) {
     sizes.flatMap((free, size) => free && size >= low ? [[column, size - low, free]] : []));
   const name = (size) => bytes(2 ** size);
   heat("sizes", cells, {
-    grid: { left: 75, right: 24, top: 48, bottom: 50 },
+    grid: { left: 75, right: 24, top: 58, bottom: 50 },
     tooltip: { formatter: ({ value: [column, size, free] }) => tip(`after ${number.format(operations[column])} operations`, [`${bytes(free)} free in blocks of ${name(size + low)} to ${name(size + low + 1)}`]) },
     xAxis: { name: "operations", data: operations, axisLabel: { formatter: count } },
     yAxis: { name: "size of the blocks", nameGap: 62, data: Array.from({ length: high - low + 1 }, (_, index) => name(index + low)) },
@@ -403,7 +403,7 @@ function drawMaps(lists) {
     const cells = map.cells.flatMap((column, x) => column.flatMap((used, y) => used >= 0 ? [[x, y, used]] : []));
     const address = (row) => bytes(row * map.bytes_per_row);
     heat(element, cells, {
-      grid: { left: 68, right: 8, top: 34, bottom: 44 },
+      grid: { left: 68, right: 8, top: 48, bottom: 44 },
       toolbox: undefined,
       aria: { enabled: true, label: { description: `Heap map of ${name}` } },
       tooltip: { formatter: ({ value: [x, y, used] }) => tip(`after ${number.format(map.operations[x])} operations`, [`${address(y)} to ${address(y + 1)}: ${used} % in use`]) },
