@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contender::{self, Contender};
 use crate::environment::Environment;
-use crate::measure::{Pair, Part, Sample};
+use crate::measure::{self, Pair, Part, Sample};
 use crate::passes::counts::Counts;
 use crate::passes::fragmentation::fragmentation;
 use crate::passes::heap_map::HeapMap;
@@ -302,6 +302,9 @@ fn status(
             }
             _ => {}
         }
+    }
+    if findings.is_empty() && measure::interrupted() {
+        return (Status::Skipped, Some("interrupted before it was run".to_owned()));
     }
     if findings.is_empty() {
         return (Status::Failed, Some("it was never run".to_owned()));

@@ -161,7 +161,7 @@ fn notes(rows: &[Row]) -> String {
     }
     text.push('\n');
     let headings = [
-        (Status::Skipped, "Not built:"),
+        (Status::Skipped, "Not run:"),
         (Status::Unfit, "Cannot run:"),
         (Status::Slow, "Cut off at the time limit, so the figures are lower bounds:"),
         (Status::Failed, "FAILED:"),
