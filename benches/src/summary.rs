@@ -338,6 +338,17 @@ fn range(values: &[f64]) -> Option<[f64; 2]> {
     Some([least, most])
 }
 
+/// Each value once, in the order of its first appearance.
+pub(crate) fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut unique = Vec::new();
+    values.for_each(|value| {
+        if !unique.contains(&value) {
+            unique.push(value);
+        }
+    });
+    unique
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

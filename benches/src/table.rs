@@ -9,7 +9,7 @@ use indicatif::HumanCount;
 use crate::contender::Kind;
 use crate::registry::REFERENCE;
 use crate::statistics::geometric_mean;
-use crate::summary::{Row, Status};
+use crate::summary::{Row, Status, unique};
 use crate::workload;
 
 /// Both tables, and what there is to say about missing figures.
@@ -56,17 +56,6 @@ fn live_heads(rows: &[Row]) -> Heads {
     let mebibytes = |row: &Row| format!("{:.2}", row.peak_live as f64 / f64::from(1 << 20));
     let live = rows.iter().map(|row| (row.workload.clone(), mebibytes(row)));
     vec![("peak live, MiB", live.collect())]
-}
-
-/// In the order of their first row.
-fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
-    let mut unique = Vec::new();
-    values.for_each(|value| {
-        if !unique.contains(&value) {
-            unique.push(value);
-        }
-    });
-    unique
 }
 
 fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> Table {

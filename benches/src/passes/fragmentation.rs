@@ -6,8 +6,8 @@
 //! 3. Most held over live bytes at that moment. It is pessimistic where little is live then.
 //! 4. Most held over most live bytes, which need not be at the same moment.
 //!
-//! A moment without live bytes has no ratio; it is left out of the first three. Numbers 1 to 3 come from the samples of a timeline, so they miss what happens between two samples; the fourth comes
-//! from the exact peaks where these are known.
+//! A moment without live bytes has no ratio; it is left out of the first three. Numbers 1 to 3 come from the samples of a
+//! timeline, so they miss what happens between two samples; the fourth comes from the exact peaks where these are known.
 
 use super::timeline::Timeline;
 

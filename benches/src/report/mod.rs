@@ -25,12 +25,11 @@ use serde_json::{Map, Value, json};
 
 use crate::files::write_whole;
 use crate::registry::{self, REFERENCE};
+use crate::summary::{Row, unique};
 
 pub mod criterion;
 pub mod export;
 pub mod verdict;
-
-use crate::summary::Row;
 
 /// Fields of a record that hold long lists. They travel compressed.
 const LONG: [&str; 3] = ["latency", "timeline", "heap_map"];
@@ -130,17 +129,6 @@ fn series(records: &[Row]) -> Result<Vec<(String, String)>> {
         Ok((name.to_owned(), text))
     };
     workloads.into_iter().map(encode).collect()
-}
-
-/// Each value once, in the order of its first appearance.
-fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
-    let mut unique = Vec::new();
-    values.for_each(|value| {
-        if !unique.contains(&value) {
-            unique.push(value);
-        }
-    });
-    unique
 }
 
 /// JSON that cannot end the element it stands in, whatever names it holds.

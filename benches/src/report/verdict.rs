@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::unique;
 use crate::contender::Kind;
 use crate::registry::{self, REFERENCE};
 use crate::statistics::geometric_mean;
-use crate::summary::{Row, Status};
+use crate::summary::{Row, Status, unique};
 
 /// All sentences of a report, and the figures behind them.
 #[derive(Debug, Serialize)]
