@@ -17,7 +17,7 @@
 //!
 //! * Every contender is called through the same boundary, `&dyn GlobalAlloc`, and gets the same script.
 //! * Each sample comes from a process of its own; all contenders of a workload follow each other in random order, and
-//!   figures are medians, relative to glibc in the same run.
+//!   figures are means of the faster half, relative to glibc in the same run.
 //! * A pass is timed as a whole ([`replay`] says by which clock), with code, script and tables present in memory and the heap as new.
 //! * Memory is touched as a program would touch it, and footprint is the kernel's word (see [`footprint`]).
 

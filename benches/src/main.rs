@@ -86,7 +86,7 @@ fn bench(options: &Options) -> Result<bool> {
     }
     if options.self_test {
         return self_test::run(
-            options.repetitions.map_or(40, |count| count as usize),
+            options.repetitions.map_or(100, |count| count as usize),
             options.seed,
         );
     }

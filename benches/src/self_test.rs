@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::contender::Contender;
 use crate::measure::{self, Details, Pair, Part, Plan, Sample};
 use crate::registry::{self, REFERENCE};
-use crate::statistics::{Difference, Timing, mean_ratio_interval, median, ratio_interval};
+use crate::statistics::{Difference, Timing, mean_ratio_interval, ratio_interval, typical};
 use crate::worker::{Finding, SLOWED};
 use crate::workload::{Prepared, Scale, Workload};
 
@@ -71,12 +71,12 @@ pub fn run(repetitions: usize, seed: u64) -> Result<bool> {
         let plain: Vec<&'static Contender> =
             CONTENDERS.into_iter().filter_map(registry::contender).collect();
         let prepared = [prepared];
-        let samples = measure::measure(&prepared, &plain, &plan(3))?;
+        let samples = measure::measure(&prepared, &plain, &plan(9))?;
         let operations = prepared[0].facts.operations as f64;
         let mut all = Vec::new();
         for (place, contender) in plain.iter().enumerate() {
             let times: Vec<f64> = timings(&samples, place).iter().map(|it| it.value).collect();
-            let each = median(&times).with_context(|| format!("{} failed", contender.name))?;
+            let each = typical(&times).with_context(|| format!("{} failed", contender.name))?;
             all.push(*contender);
             all.push(also(contender, contender.name.to_owned()));
             let nanoseconds = SLOWDOWN * each / operations;

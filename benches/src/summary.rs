@@ -14,7 +14,7 @@ use crate::passes::latency::Latency;
 use crate::passes::timeline::Timeline;
 use crate::programs;
 use crate::registry::REFERENCE;
-use crate::statistics::{Difference, Timing, median, ratio_interval};
+use crate::statistics::{Difference, Timing, ratio_interval, typical};
 use crate::worker::Finding;
 use crate::workload::{self, Prepared};
 
@@ -56,7 +56,7 @@ pub struct Row {
     pub reason: Option<String>,
     /// Operations of the workload.
     pub operations: u64,
-    /// Median over the samples; a lower bound where the status is slow.
+    /// [Typical](typical) of the samples; a lower bound where the status is slow.
     pub ns_per_op: Option<f64>,
     /// The least and the most of the samples.
     pub ns_per_op_range: Option<[f64; 2]>,
@@ -229,7 +229,7 @@ fn row(
         ok: status != Status::Failed,
         reason,
         operations,
-        ns_per_op: median(&times),
+        ns_per_op: typical(&times),
         ns_per_op_range: range(&times),
         samples: times.len(),
         peak_footprint: footprint.map(|(peak, _)| peak),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_relative_to_the_reference() {
+    fn times_are_relative_to_the_reference() {
         let rows = rows(&[
             ("glibc", time(1000, false)),
             ("tlsf", time(400, false)),
@@ -410,7 +410,7 @@ mod tests {
         ]);
         let tlsf = find(&rows, "tlsf");
         assert_eq!((tlsf.status, tlsf.ok, tlsf.samples), (Status::Measured, true, 3));
-        assert_eq!((tlsf.ns_per_op, tlsf.relative_time), (Some(5.0), Some(0.5)));
+        assert_eq!((tlsf.ns_per_op, tlsf.relative_time), (Some(4.5), Some(0.45)));
         assert_eq!(tlsf.ns_per_op_range, Some([4.0, 90.0]));
         assert_eq!((tlsf.peak_footprint, tlsf.footprint_ratio), (Some(1_500_000), Some(1.5)));
         assert_eq!(find(&rows, "glibc").peak_footprint, Some(5000)); // from the mark, for want of better
