@@ -76,6 +76,7 @@ macro_rules! peer {
 /// Our strategies, in the order of the table.
 #[rustfmt::skip] // one line a strategy
 pub static STRATEGIES: &[Contender] = &[
+    strategy!("thread-cached", heapwright_thread_cached::ThreadCached, "the flagship: per-thread caches over slabs, over runs of pages chosen by best fit, on mappings"),
     strategy!("first-fit-sbrk", heapwright_first_fit_sbrk::FirstFitSbrk, "first fit over the break, one list by address, no splitting, no merging"),
     strategy!("lifo-mmap", heapwright_lifo_mmap::LifoMmap, "best fit over a LIFO list on mappings, frees checked"),
     strategy!("coalescing", heapwright_coalescing::Coalescing, "first fit over a LIFO list on the break, split and merged at once, large blocks mapped"),

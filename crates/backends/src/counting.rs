@@ -111,6 +111,11 @@ impl<B> Counting<B> {
     pub const fn inner(&self) -> &B {
         &self.inner
     }
+
+    /// Takes the backend out.
+    pub fn into_inner(self) -> B {
+        self.inner
+    }
 }
 
 // SAFETY: everything is left to the backend inside.

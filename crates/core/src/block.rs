@@ -158,6 +158,26 @@ impl FreeBlock {
         Block(self.at)
     }
 
+    /// A free block for a mechanism of its own: writes the size into the word at `at`. What stands there may as well
+    /// be the descriptor of something that lies elsewhere, a run of pages, so that a policy can choose among such.
+    ///
+    /// # Safety
+    ///
+    /// `at` is aligned to 16; it and the two words behind it, the node, are the mechanism's to write, and nobody else
+    /// writes them while the block is in an index. `size` is a multiple of 16, at least 32 and below 2⁴⁸.
+    #[inline(always)]
+    pub unsafe fn lay(at: NonNull<u8>, size: usize) -> Self {
+        // SAFETY: the caller promises the word.
+        unsafe { Block(at).set_word(size) };
+        Self { at, size }
+    }
+
+    /// Where the block is: what [`lay`](Self::lay) was given.
+    #[inline(always)]
+    pub fn start(self) -> NonNull<u8> {
+        self.at
+    }
+
     /// The address of the block's header: what address order is the order of.
     #[inline(always)]
     pub fn addr(self) -> usize {

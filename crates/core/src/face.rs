@@ -9,123 +9,154 @@
 //! A face cannot hand a [`HeapError`] of a free on to its caller, so it ends in
 //! [`misuse::report`].
 
-use core::alloc::{GlobalAlloc, Layout};
+#[doc(hidden)]
+pub use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
-use allocator_api2::alloc::{AllocError, Allocator};
+#[doc(hidden)]
+pub use allocator_api2::alloc::{AllocError, Allocator};
 use lock_api::RawMutex;
 
 use crate::{Engine, HeapError, Locked, Strategy, misuse};
 
-// SAFETY: `Strategy` promises what `GlobalAlloc` asks for; `Sync` is asked for by the static that a
-// global allocator is.
-unsafe impl<R: RawMutex, E: Engine> GlobalAlloc for Locked<R, E> {
-    #[inline]
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.allocate(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
-    }
+/// Gives a strategy its Rust faces, `GlobalAlloc` and, by reference, `Allocator`: the parameters of its type in brackets,
+/// and the type.
+///
+/// ```text
+/// heapwright_core::faces! { [B: HeapBackend, L: RawMutex] ThreadCached<B, L> }
+/// ```
+#[macro_export]
+macro_rules! faces {
+    ([$($parameters:tt)*] $type:ty) => {
+        // SAFETY: `Strategy` promises what `GlobalAlloc` asks for; `Sync` is asked for by the static that a
+        // global allocator is.
+        unsafe impl<$($parameters)*> $crate::face::GlobalAlloc for $type {
+            #[inline]
+            unsafe fn alloc(&self, layout: $crate::face::Layout) -> *mut u8 {
+                $crate::Strategy::allocate(self, layout).map_or(::core::ptr::null_mut(), ::core::ptr::NonNull::as_ptr)
+            }
 
-    #[inline]
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        self.allocate_zeroed(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
-    }
+            #[inline]
+            unsafe fn alloc_zeroed(&self, layout: $crate::face::Layout) -> *mut u8 {
+                $crate::Strategy::allocate_zeroed(self, layout).map_or(::core::ptr::null_mut(), ::core::ptr::NonNull::as_ptr)
+            }
 
-    #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller promises a block of this allocator, which is not null.
-        if let Err(error) = unsafe { self.deallocate_sized(NonNull::new_unchecked(block), layout) }
-        {
-            misuse::report(error);
-        }
-    }
+            #[inline]
+            unsafe fn dealloc(&self, block: *mut u8, layout: $crate::face::Layout) {
+                // SAFETY: the caller promises a block of this allocator, which is not null.
+                if let Err(error) = unsafe { $crate::Strategy::deallocate_sized(self, ::core::ptr::NonNull::new_unchecked(block), layout) }
+                {
+                    $crate::misuse::report(error);
+                }
+            }
 
-    #[inline]
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: as for `dealloc`.
-        match unsafe { self.reallocate(NonNull::new_unchecked(block), layout, new_size) } {
-            Ok(block) => block.as_ptr(),
-            Err(HeapError::OutOfMemory) => ptr::null_mut(),
-            Err(error) => {
-                misuse::report(error);
-                ptr::null_mut()
+            #[inline]
+            unsafe fn realloc(&self, block: *mut u8, layout: $crate::face::Layout, new_size: usize) -> *mut u8 {
+                // SAFETY: as for `dealloc`.
+                match unsafe { $crate::Strategy::reallocate(self, ::core::ptr::NonNull::new_unchecked(block), layout, new_size) } {
+                    Ok(block) => block.as_ptr(),
+                    Err($crate::HeapError::OutOfMemory) => ::core::ptr::null_mut(),
+                    Err(error) => {
+                        $crate::misuse::report(error);
+                        ::core::ptr::null_mut()
+                    }
+                }
             }
         }
-    }
+
+        // SAFETY: blocks stay valid while the heap is borrowed; copies of the reference are the same heap.
+        unsafe impl<$($parameters)*> $crate::face::Allocator for &$type {
+            #[inline]
+            fn allocate(&self, layout: $crate::face::Layout) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $crate::face::AllocError> {
+                $crate::face::slice($crate::Strategy::allocate(*self, layout), layout)
+            }
+
+            #[inline]
+            fn allocate_zeroed(&self, layout: $crate::face::Layout) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $crate::face::AllocError> {
+                $crate::face::slice($crate::Strategy::allocate_zeroed(*self, layout), layout)
+            }
+
+            #[inline]
+            unsafe fn deallocate(&self, block: ::core::ptr::NonNull<u8>, layout: $crate::face::Layout) {
+                // SAFETY: the caller promises the same.
+                if let Err(error) = unsafe { $crate::Strategy::deallocate_sized(*self, block, layout) } {
+                    $crate::misuse::report(error);
+                }
+            }
+
+            #[inline]
+            unsafe fn grow(
+                &self,
+                block: ::core::ptr::NonNull<u8>,
+                old: $crate::face::Layout,
+                new: $crate::face::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $crate::face::AllocError> {
+                // SAFETY: the caller promises the same.
+                unsafe { $crate::face::resize(*self, block, old, new) }
+            }
+
+            #[inline]
+            unsafe fn grow_zeroed(
+                &self,
+                block: ::core::ptr::NonNull<u8>,
+                old: $crate::face::Layout,
+                new: $crate::face::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $crate::face::AllocError> {
+                // SAFETY: the caller promises the same; the bytes beyond the old size are ours to write.
+                unsafe {
+                    let grown = $crate::face::resize(*self, block, old, new)?;
+                    let rest = grown.cast::<u8>().add(old.size());
+                    ::core::ptr::write_bytes(rest.as_ptr(), 0, new.size() - old.size());
+                    Ok(grown)
+                }
+            }
+
+            #[inline]
+            unsafe fn shrink(
+                &self,
+                block: ::core::ptr::NonNull<u8>,
+                old: $crate::face::Layout,
+                new: $crate::face::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $crate::face::AllocError> {
+                // SAFETY: the caller promises the same.
+                unsafe { $crate::face::resize(*self, block, old, new) }
+            }
+        }
+    };
 }
 
-// SAFETY: blocks stay valid while the heap is borrowed; copies of the reference are the same heap.
-unsafe impl<R: RawMutex, E: Engine> Allocator for &Locked<R, E> {
-    #[inline]
-    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        slice(Strategy::allocate(*self, layout), layout)
-    }
+faces! { [R: RawMutex, E: Engine] Locked<R, E> }
 
-    #[inline]
-    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        slice(Strategy::allocate_zeroed(*self, layout), layout)
-    }
-
-    #[inline]
-    unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller promises the same.
-        if let Err(error) = unsafe { self.deallocate_sized(block, layout) } {
-            misuse::report(error);
-        }
-    }
-
-    #[inline]
-    unsafe fn grow(
-        &self,
-        block: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller promises the same.
-        unsafe { resize(*self, block, old, new) }
-    }
-
-    #[inline]
-    unsafe fn grow_zeroed(
-        &self,
-        block: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller promises the same; the bytes beyond the old size are ours to write.
-        unsafe {
-            let grown = resize(*self, block, old, new)?;
-            let rest = grown.cast::<u8>().add(old.size());
-            ptr::write_bytes(rest.as_ptr(), 0, new.size() - old.size());
-            Ok(grown)
-        }
-    }
-
-    #[inline]
-    unsafe fn shrink(
-        &self,
-        block: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller promises the same.
-        unsafe { resize(*self, block, old, new) }
-    }
-}
-
-fn slice(block: Option<NonNull<u8>>, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+#[doc(hidden)]
+#[inline]
+pub fn slice(block: Option<NonNull<u8>>, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
     block.map(|block| NonNull::slice_from_raw_parts(block, layout.size())).ok_or(AllocError)
 }
 
-/// Resizes, and moves by hand where the alignment rises, which `reallocate` does not promise.
-unsafe fn resize<S: Strategy>(
+/// Resizes, and moves by hand where the alignment rises, which `reallocate` does not promise; where it falls, the block
+/// is one of the lower alignment from then on.
+///
+/// # Errors
+///
+/// There is no memory.
+///
+/// # Safety
+///
+/// `block` is in use, of the layout `old`.
+#[doc(hidden)]
+#[inline]
+pub unsafe fn resize<S: Strategy>(
     strategy: &S,
     block: NonNull<u8>,
     old: Layout,
     new: Layout,
 ) -> Result<NonNull<[u8]>, AllocError> {
     if new.align() <= old.align() {
-        // SAFETY: the caller promises a block of `old`.
-        return match unsafe { strategy.reallocate(block, old, new.size()) } {
+        // SAFETY: the caller promises a block of `old`; so is the size valid for a lower alignment.
+        return match unsafe {
+            let old = Layout::from_size_align_unchecked(old.size(), new.align());
+            strategy.reallocate(block, old, new.size())
+        } {
             Ok(block) => slice(Some(block), new),
             Err(HeapError::OutOfMemory) => Err(AllocError),
             Err(error) => {

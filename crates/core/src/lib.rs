@@ -118,7 +118,8 @@
 mod backend;
 mod block;
 mod error;
-mod face;
+#[doc(hidden)]
+pub mod face;
 mod heap;
 mod large;
 mod lock;
@@ -135,7 +136,7 @@ pub use block::{Encoded, FreeBlock, GRANULE, Link, LinkCode, Plain, Request};
 pub use error::{Broken, HeapError, OutOfMemory, ensure};
 pub use heap::Heap;
 pub use large::{Large, NoLarge, OwnMapping};
-pub use lock::{FutexMutex, Locked, NoLock};
+pub use lock::{FutexMutex, Locked, NoLock, Parts};
 pub use mechanism::{
     AtOnce, BoundaryTags, Checked, Checks, Coalescing, Deferred, FreeChecks, FullChecks, Header,
     Mechanism, Never, NoChecks, OneWord, Simple, TwoWords,

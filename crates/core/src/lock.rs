@@ -105,6 +105,27 @@ impl<R: RawMutex, E: Engine> core::fmt::Debug for Locked<R, E> {
     }
 }
 
+/// A strategy taken apart into an engine, whose constructor `over` takes a backend, and a lock: how generic code, a
+/// conformance suite, makes one over a backend of its choice.
+pub trait Parts {
+    /// The engine.
+    type Engine;
+    /// The lock.
+    type Lock;
+
+    /// Puts an engine under the lock.
+    fn with(engine: Self::Engine) -> Self;
+}
+
+impl<R: RawMutex, E> Parts for Locked<R, E> {
+    type Engine = E;
+    type Lock = R;
+
+    fn with(engine: E) -> Self {
+        Self::with(engine)
+    }
+}
+
 // SAFETY: the lock gives the engine one owner at a time, which is what an engine asks for.
 unsafe impl<R: RawMutex, E: Engine> Strategy for Locked<R, E> {
     fn limits(&self) -> Limits {

@@ -1,6 +1,6 @@
 //! A strategy with its backend and its lock left open: what the conformance suite is run on.
 
-use heapwright_core::{HeapBackend, Locked, Strategy};
+use heapwright_core::{HeapBackend, Strategy};
 use lock_api::RawMutex;
 
 /// A strategy whose backend and lock can be chosen. [`conformance!`](crate::conformance) implements it
@@ -45,6 +45,8 @@ pub struct Nature {
     pub never_trims: bool,
     /// A block whose size changes may move even where there is room.
     pub moves: bool,
+    /// Memory is dealt out in large pieces, so that little of it serves few sizes.
+    pub coarse: bool,
 }
 
 impl Nature {
@@ -55,26 +57,6 @@ impl Nature {
         never_merges: false,
         never_trims: false,
         moves: false,
+        coarse: false,
     };
-}
-
-/// An engine under a lock, taken apart: how [`conformance!`](crate::conformance) finds the constructor
-/// `over` of the engine behind a type alias.
-pub trait Parts {
-    /// The engine.
-    type Engine;
-    /// The lock.
-    type Lock;
-
-    /// Puts an engine under the lock.
-    fn with(engine: Self::Engine) -> Self;
-}
-
-impl<R: RawMutex, E> Parts for Locked<R, E> {
-    type Engine = E;
-    type Lock = R;
-
-    fn with(engine: E) -> Self {
-        Self::with(engine)
-    }
 }

@@ -39,11 +39,11 @@ mod steps;
 
 // What the macros name.
 #[doc(hidden)]
-pub use heapwright_core::{HeapBackend, New};
+pub use heapwright_core::{HeapBackend, New, Parts};
 #[doc(hidden)]
 pub use lock_api::RawMutex;
 
-pub use family::{Family, Nature, Parts};
+pub use family::{Family, Nature};
 pub use model::{Complaint, Kept, Live, Model, walked};
 pub use rng::Rng;
 pub use steps::{Step, decode};

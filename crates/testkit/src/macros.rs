@@ -38,6 +38,7 @@
 /// | `never_merges` | one large block after many small ones | that there is none |
 /// | `never_trims` | that a trim gives all back when all is freed | that it does not |
 /// | `moves` | resizing in place wherever there is room | that a block moves |
+/// | `coarse` | serving many sizes from 128 KiB | that it does not |
 ///
 /// ```text
 /// heapwright_testkit::conformance!(
@@ -123,7 +124,7 @@ macro_rules! conformance {
             limits_are_stated,
         }
 
-        $crate::__given_up! { [] [] [] [] [] $($option $reason)* }
+        $crate::__given_up! { [] [] [] [] [] [] $($option $reason)* }
     };
 }
 
@@ -143,31 +144,34 @@ macro_rules! __promises {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __given_up {
-    ([] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?] never_frees $reason:literal $($rest:tt)*) => {
-        $crate::__given_up! { [$reason] [$($c)?] [$($m)?] [$($t)?] [$($r)?] $($rest)* }
+    ([] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?] [$($o:literal)?] never_frees $reason:literal $($rest:tt)*) => {
+        $crate::__given_up! { [$reason] [$($c)?] [$($m)?] [$($t)?] [$($r)?] [$($o)?] $($rest)* }
     };
-    ([$($f:literal)?] [] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?] unchecked $reason:literal $($rest:tt)*) => {
-        $crate::__given_up! { [$($f)?] [$reason] [$($m)?] [$($t)?] [$($r)?] $($rest)* }
+    ([$($f:literal)?] [] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?] [$($o:literal)?] unchecked $reason:literal $($rest:tt)*) => {
+        $crate::__given_up! { [$($f)?] [$reason] [$($m)?] [$($t)?] [$($r)?] [$($o)?] $($rest)* }
     };
-    ([$($f:literal)?] [$($c:literal)?] [] [$($t:literal)?] [$($r:literal)?] never_merges $reason:literal $($rest:tt)*) => {
-        $crate::__given_up! { [$($f)?] [$($c)?] [$reason] [$($t)?] [$($r)?] $($rest)* }
+    ([$($f:literal)?] [$($c:literal)?] [] [$($t:literal)?] [$($r:literal)?] [$($o:literal)?] never_merges $reason:literal $($rest:tt)*) => {
+        $crate::__given_up! { [$($f)?] [$($c)?] [$reason] [$($t)?] [$($r)?] [$($o)?] $($rest)* }
     };
-    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [] [$($r:literal)?] never_trims $reason:literal $($rest:tt)*) => {
-        $crate::__given_up! { [$($f)?] [$($c)?] [$($m)?] [$reason] [$($r)?] $($rest)* }
+    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [] [$($r:literal)?] [$($o:literal)?] never_trims $reason:literal $($rest:tt)*) => {
+        $crate::__given_up! { [$($f)?] [$($c)?] [$($m)?] [$reason] [$($r)?] [$($o)?] $($rest)* }
     };
-    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [] moves $reason:literal $($rest:tt)*) => {
-        $crate::__given_up! { [$($f)?] [$($c)?] [$($m)?] [$($t)?] [$reason] $($rest)* }
+    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [] [$($o:literal)?] moves $reason:literal $($rest:tt)*) => {
+        $crate::__given_up! { [$($f)?] [$($c)?] [$($m)?] [$($t)?] [$reason] [$($o)?] $($rest)* }
     };
-    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?]) => {
+    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?] [] coarse $reason:literal $($rest:tt)*) => {
+        $crate::__given_up! { [$($f)?] [$($c)?] [$($m)?] [$($t)?] [$($r)?] [$reason] $($rest)* }
+    };
+    ([$($f:literal)?] [$($c:literal)?] [$($m:literal)?] [$($t:literal)?] [$($r:literal)?] [$($o:literal)?]) => {
         $crate::__frees! { [$($f)?] [$($m)?] [$($t)?] }
         $crate::__checks! { $($c)? }
         $crate::__stays! { $($r)? }
-        $crate::__names! { $(never_frees $f,)? $(unchecked $c,)? $(never_merges $m,)? $(never_trims $t,)? $(moves $r,)? }
+        $crate::__names! { $(never_frees $f,)? $(unchecked $c,)? $(never_merges $m,)? $(never_trims $t,)? $(moves $r,)? $(coarse $o,)? }
     };
     ($([$($state:literal)?])* $option:ident $($rest:tt)*) => {
         compile_error!(concat!(
             "no such option, or named twice: `", stringify!($option),
-            "`; there are never_frees, unchecked, never_merges, never_trims, moves"
+            "`; there are never_frees, unchecked, never_merges, never_trims, moves, coarse"
         ));
     };
 }

@@ -237,6 +237,7 @@ pub fn odd_memory_serves<F: Family>() -> Kept {
         model.free_all(|slots| slots.sort_by_key(|slot| slot % 5))?;
         model.verify_all()
     };
-    run::<F>(Source::OddArena(128 << 10), &mut |model, _| served(model))?;
+    let little = if F::NATURE.coarse { 4 << 20 } else { 128 << 10 };
+    run::<F>(Source::OddArena(little), &mut |model, _| served(model))?;
     run::<F>(Source::Odd(4 << 20), &mut |model, _| served(model)).map(drop)
 }

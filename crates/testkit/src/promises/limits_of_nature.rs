@@ -107,6 +107,25 @@ pub fn moves<F: Family>(reason: &str) -> Kept {
     given_up("moves", stays, &["moved it", "the end of a block that shrank does not serve"])
 }
 
+/// Two hundred blocks of many sizes do not come from 128 KiB.
+///
+/// # Errors
+///
+/// They do.
+pub fn coarse<F: Family>(reason: &str) -> Kept {
+    say(F::NAME, "little memory serves few sizes", reason);
+    run::<F>(Source::Arena(128 << 10), &mut |model, _| {
+        let mut served = 0;
+        for slot in 0..200 {
+            let size = (slot * 37 % 700).min(model.limits().max_size);
+            served += usize::from(model.allocate(slot, crate::model::layout(size, 8), false)?);
+        }
+        require!(served < 200, "`coarse` is given up for nothing: all were served");
+        model.verify_all()
+    })
+    .map(drop)
+}
+
 /// Of a double free, one after other work, and a foreign pointer, at least one is not found, or crashes.
 ///
 /// # Errors

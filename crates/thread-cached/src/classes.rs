@@ -1,0 +1,199 @@
+//! Size classes: the sizes that small objects come in.
+//!
+//! Steps of 16 bytes up to 256, then eight steps to each doubling (Jason Evans, *A Scalable Concurrent malloc(3)
+//! Implementation for FreeBSD*, 2006, has four; eight halve the waste). The class of a request is computed, not looked
+//! up; nothing is wasted up to 16 bytes but padding, and at most one part in nine above 128.
+
+use heapwright_core::GRANULE;
+
+use crate::mailbox::Parcel;
+
+/// A page: the unit of runs, in bytes.
+pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
+/// Its binary logarithm.
+pub(crate) const PAGE_SHIFT: u32 = 14;
+
+/// How many classes there are for programs.
+pub(crate) const CLASSES: usize = 72;
+/// The class of what threads send each other, which no request gets.
+pub(crate) const PARCELS: usize = CLASSES;
+/// All classes.
+pub(crate) const ALL: usize = CLASSES + 1;
+/// The largest size that has a class, in bytes. What is larger gets a run of pages of its own.
+pub(crate) const MAX_SMALL: usize = 32 << 10;
+
+/// The class that serves `size` bytes, at most [`MAX_SMALL`].
+#[inline(always)]
+pub(crate) const fn class_of(size: usize) -> usize {
+    let last = size.saturating_sub(1);
+    // Eight steps between one power of two and the next; below 256 as if there were none smaller than 128.
+    let power = (last | 128).ilog2();
+    ((power as usize - 7) << 3) + (last >> (power - 3))
+}
+
+/// The class that serves `size` bytes at a multiple of `align`, if one does.
+#[inline(always)]
+pub(crate) const fn class_for(size: usize, align: usize) -> Option<usize> {
+    if align <= GRANULE {
+        return if size <= MAX_SMALL { Some(class_of(size)) } else { None };
+    }
+    aligned_class(size, align)
+}
+
+/// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
+/// gives it.
+const fn aligned_class(size: usize, align: usize) -> Option<usize> {
+    if size > MAX_SMALL || align > PAGE {
+        return None;
+    }
+    let size = if size < align { align } else { size };
+    let mut class = class_of(size);
+    while class < CLASSES {
+        if size_of_class(class) & (align - 1) == 0 {
+            return Some(class);
+        }
+        class += 1;
+    }
+    None
+}
+
+/// The size of the objects of a class, in bytes.
+pub(crate) const fn size_of_class(class: usize) -> usize {
+    let doublings = if class < 16 { 0 } else { (class - 8) / 8 };
+    (class - 8 * doublings + 1) << (4 + doublings)
+}
+
+/// What is fixed about a class.
+#[derive(Clone, Copy)]
+pub(crate) struct Class {
+    /// Bytes of an object.
+    pub(crate) size: u32,
+    /// 2³² divided by the size, rounded up: by which an offset in a slab is divided by the size.
+    pub(crate) reciprocal: u32,
+    /// Pages of a slab.
+    pub(crate) pages: u16,
+    /// Pages that hold an object: those of a slab when there are no more.
+    pub(crate) least: u16,
+    /// The place in front of its first slot in a thread's cache: the sentinel.
+    pub(crate) base: u16,
+    /// The most objects that a thread keeps.
+    pub(crate) most: u16,
+}
+
+/// All classes.
+pub(crate) static TABLE: [Class; ALL] = table();
+
+/// How many slots the cache of a thread has, sentinels included.
+pub(crate) const SLOTS: usize = {
+    let last = table()[ALL - 1];
+    last.base as usize + last.most as usize + 1
+};
+
+/// Objects of which a slab has more than its descriptor has bits; their bits lie at the end of the slab.
+pub(crate) const BITS_IN_SLAB: usize = 0;
+/// Bytes of those bits.
+pub(crate) const SLAB_BITS: usize = PAGE / GRANULE / 8;
+
+/// Objects in a slab of so many pages.
+pub(crate) const fn capacity(class: usize, size: usize, pages: usize) -> usize {
+    (pages * PAGE - if class == BITS_IN_SLAB { SLAB_BITS } else { 0 }) / size
+}
+
+const fn table() -> [Class; ALL] {
+    let mut table = [Class { size: 0, reciprocal: 0, pages: 0, least: 0, base: 0, most: 0 }; ALL];
+    let mut class = 0;
+    let mut base = 0;
+    while class < ALL {
+        let size = if class == PARCELS { size_of::<Parcel>() } else { size_of_class(class) };
+        let pages = slab_pages(size);
+        let most = most_cached(size);
+        table[class] = Class {
+            size: size as u32,
+            reciprocal: ((1_u64 << 32).div_ceil(size as u64)) as u32,
+            pages: pages as u16,
+            least: size.div_ceil(PAGE) as u16,
+            base: base as u16,
+            most: most as u16,
+        };
+        base += most + 1;
+        class += 1;
+    }
+    table
+}
+
+/// As few pages as hold four objects (of small ones many more) and lose at most a sixteenth at their end.
+const fn slab_pages(size: usize) -> usize {
+    let mut pages = 1;
+    loop {
+        let bytes = pages * PAGE;
+        if bytes / size >= 4 && (bytes % size) * 16 <= bytes {
+            return pages;
+        }
+        pages += 1;
+    }
+}
+
+/// The larger the objects, the fewer are kept.
+const fn most_cached(size: usize) -> usize {
+    match size {
+        0..=128 => 64,
+        129..=256 => 40,
+        257..=512 => 24,
+        513..=1024 => 16,
+        1025..=2048 => 12,
+        2049..=4096 => 8,
+        4097..=8192 => 6,
+        8193..=16384 => 4,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_has_the_least_class_that_holds_it() {
+        for size in 0..=MAX_SMALL {
+            let class = class_of(size);
+            assert!(size_of_class(class) >= size);
+            assert!(class == 0 || size_of_class(class - 1) < size);
+        }
+        assert_eq!(size_of_class(CLASSES - 1), MAX_SMALL);
+    }
+
+    #[test]
+    fn above_128_bytes_an_eighth_is_wasted_at_most() {
+        for size in 129..=MAX_SMALL {
+            let served = size_of_class(class_of(size));
+            assert!((served - size) * 8 <= served, "{size} in {served}");
+        }
+    }
+
+    #[test]
+    fn aligned_requests_get_classes_of_multiples() {
+        for align in (0..=14).map(|power| 1 << power) {
+            for size in [0, 1, 24, 100, 300, 1000, 5000, 16_000, 32_000] {
+                if let Some(class) = class_for(size, align) {
+                    let served = size_of_class(class);
+                    assert!(served >= size && (align <= GRANULE || served % align == 0));
+                }
+            }
+        }
+        assert_eq!(class_for(64, 64), Some(class_of(64)));
+        assert_eq!(class_for(MAX_SMALL + 1, 16), None);
+    }
+
+    #[test]
+    fn slabs_lose_little_and_offsets_divide_exactly() {
+        for (class, &Class { size, reciprocal, pages, .. }) in TABLE.iter().enumerate() {
+            let (size, bytes) = (size as usize, pages as usize * PAGE);
+            let capacity = capacity(class, size, pages as usize);
+            assert!((bytes - capacity * size) * 16 <= bytes);
+            assert!(pages <= 16 && (capacity <= 512 || class == BITS_IN_SLAB));
+            for offset in 0..bytes {
+                assert_eq!((offset as u64 * u64::from(reciprocal)) >> 32, (offset / size) as u64);
+            }
+        }
+    }
+}

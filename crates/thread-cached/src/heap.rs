@@ -1,0 +1,910 @@
+//! The heap: what its threads share, and the way of a request from the fast path to the last resort.
+
+use core::alloc::Layout;
+use core::ops::{Deref, DerefMut};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{
+    AtomicPtr, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use heapwright_backends::Mmap;
+use heapwright_core::{
+    BlockInfo, Broken, FutexMutex, GRANULE, HeapBackend, HeapError, Limits, New, Parts, Stats,
+    Strategy, faces,
+};
+use lock_api::{Mutex, MutexGuard, RawMutex};
+
+use crate::chunk::{CLEAN, Chunk, DIRTY, INSIDE, KIND, LARGE, Table};
+use crate::classes::{CLASSES, MAX_SMALL, PAGE, TABLE, class_for};
+use crate::local::{Local, NewSlab, Runs};
+use crate::mailbox::Parcel;
+use crate::pages::{Mapping, Pages, Run};
+use crate::registry::{self, Member, NOBODY};
+use crate::{Design, General, slot};
+
+/// Per-thread caches over slabs over runs of pages, from the backend `B`, with the lock `L` for what threads share,
+/// and the choices `D`.
+///
+/// It is a value like any other: several are several heaps, and dropping one gives all its memory back. Threads that
+/// used it need not have ended by then.
+pub struct ThreadCached<B: HeapBackend = Mmap, L: RawMutex = FutexMutex, D: Design = General> {
+    /// The number of the heap, by which threads find their parts; [`NOBODY`] before the first request.
+    number: AtomicU64,
+    shared: AtomicPtr<Shared<B, L, D>>,
+    /// The backend, until the first request.
+    source: Mutex<L, Option<B>>,
+    /// Misuses that callers were told of.
+    misuses: AtomicUsize,
+}
+
+// SAFETY: what threads share is behind a lock, or atomic; parts are each one thread's.
+unsafe impl<B: HeapBackend + Send, L: RawMutex + Sync, D: Design> Sync for ThreadCached<B, L, D> {}
+// SAFETY: nothing of it lies in a thread but parts, whose threads look for a heap under the registry's lock.
+unsafe impl<B: HeapBackend + Send, L: RawMutex + Send, D: Design> Send for ThreadCached<B, L, D> {}
+
+/// What the threads of a heap share. It lies in the heap's first chunk, so that it never moves.
+#[repr(C)]
+pub(crate) struct Shared<B, L, D: Design> {
+    member: Member,
+    central: Mutex<L, Central<B, D::Runs>>,
+    /// The newest table of what addresses are.
+    table: AtomicPtr<Table>,
+    /// When to look at the clock with the lock, in milliseconds.
+    next_decay: AtomicU64,
+    /// Misuses that were found when an object went home.
+    pub(crate) misuses: AtomicUsize,
+}
+
+/// What is behind the lock.
+pub(crate) struct Central<B, P> {
+    pub(crate) pages: Pages<B, P>,
+    /// The parts of all threads, those that ended too.
+    pub(crate) locals: *mut Local,
+    /// How many parts there are.
+    owners: u32,
+    /// How many of them belong to no thread.
+    pub(crate) orphans: usize,
+}
+
+// SAFETY: parts go where the heap goes; the page heap says of itself that it may.
+unsafe impl<B: Send, P: Send> Send for Central<B, P> {}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
+    /// An empty heap over a backend, which is first asked for memory by the first request.
+    pub const fn over(backend: B) -> Self {
+        Self {
+            number: AtomicU64::new(NOBODY),
+            shared: AtomicPtr::new(ptr::null_mut()),
+            source: Mutex::from_raw(L::INIT, Some(backend)),
+            misuses: AtomicUsize::new(0),
+        }
+    }
+
+    /// What the threads share, if there is anything yet.
+    #[inline(always)]
+    pub(crate) fn shared(&self) -> Option<&Shared<B, L, D>> {
+        // SAFETY: once written it stays until the heap is dropped.
+        unsafe { self.shared.load(Acquire).as_ref() }
+    }
+
+    /// This thread's part.
+    #[inline(always)]
+    fn local(&self) -> Option<NonNull<Local>> {
+        slot::last(self.number.load(Relaxed))
+    }
+
+    /// This thread's part, if it has one.
+    fn own(&self, shared: &Shared<B, L, D>) -> Option<NonNull<Local>> {
+        slot::last(shared.member.heap).or_else(|| slot::find(shared.member.heap))
+    }
+
+    /// This thread's part, which it may not have yet, and what all share.
+    fn attach(&self) -> Option<(NonNull<Local>, &Shared<B, L, D>)> {
+        let shared = match self.shared() {
+            Some(shared) => shared,
+            None => self.start()?,
+        };
+        let number = shared.member.heap;
+        if let Some(local) = self.own(shared) {
+            return Some((local, shared));
+        }
+        let local = shared.lock_to_grow().part()?;
+        slot::remember(number, local);
+        Some((local, shared))
+    }
+
+    /// The first request of all: takes the first chunk, and moves into it.
+    #[cold]
+    fn start(&self) -> Option<&Shared<B, L, D>> {
+        let mut source = self.source.lock();
+        if let Some(shared) = self.shared() {
+            return Some(shared);
+        }
+        let mut pages = Pages::<B, D::Runs>::over(source.take()?);
+        let bytes = size_of::<Shared<B, L, D>>().next_multiple_of(64);
+        let all = bytes + Pages::<B, D::Runs>::FIRST_TABLE;
+        let Some(run) = pages.take(all.div_ceil(PAGE), 1) else {
+            *source = Some(pages.into_source());
+            return None;
+        };
+        // SAFETY: the run is ours, and long enough for both.
+        unsafe {
+            Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
+            pages.lay_first_table(run.start().add(bytes).cast());
+            let shared = run.start().cast::<Shared<B, L, D>>();
+            let central = Central { pages, locals: ptr::null_mut(), owners: 0, orphans: 0 };
+            shared.write(Shared {
+                member: Member::new(Shared::<B, L, D>::retire),
+                table: AtomicPtr::new(central.pages.table),
+                central: Mutex::from_raw(L::INIT, central),
+                next_decay: AtomicU64::new(0),
+                misuses: AtomicUsize::new(0),
+            });
+            registry::join(shared.cast());
+            self.shared.store(shared.as_ptr(), Release);
+            self.number.store(shared.as_ref().member.heap, Relaxed);
+            self.shared()
+        }
+    }
+
+    // ---- The slow paths -------------------------------------------------------------------------
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slowly(&self, layout: Layout) -> Option<(NonNull<u8>, bool)> {
+        if !Limits::GENERAL.admit(layout) {
+            return None;
+        }
+        let (local, shared) = self.attach()?;
+        let mut keeper = Keeper(shared);
+        let class = class_for(layout.size(), layout.align());
+        let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
+            // SAFETY: the part is this thread's.
+            Some(class) => unsafe {
+                if Local::start_ticking(local, class) {
+                    shared.pass_time(local);
+                }
+                let object = Local::pop(local, class)
+                    .or_else(|| Local::refill(local, class, D::CHECKED, keeper));
+                object.map(|object| (object, false))
+            },
+            None => shared.allocate_large(layout),
+        };
+        // SAFETY: the part is this thread's.
+        unsafe {
+            let _busy = Busy::new(local);
+            serve(&mut keeper).or_else(|| {
+                shared.relieve(local);
+                serve(&mut keeper)
+            })
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn deallocate_slowly(&self, block: NonNull<u8>) -> Result<(), HeapError> {
+        let freed = match self.shared().map(|shared| (shared, self.attach())) {
+            None => Err(HeapError::InvalidFree(block.addr().get())),
+            // SAFETY: the part is this thread's.
+            Some((shared, Some((local, _)))) => unsafe {
+                let _busy = Busy::new(local);
+                shared.free(local, block)
+            },
+            Some((shared, None)) => shared.free_without_part(block),
+        };
+        freed.map_err(|error| self.misused(error))
+    }
+
+    /// A free of which the size was said, when the bin is full.
+    #[cold]
+    #[inline(never)]
+    unsafe fn make_room(
+        &self,
+        local: NonNull<Local>,
+        class: usize,
+        block: NonNull<u8>,
+    ) -> Result<(), HeapError> {
+        let Some(shared) = self.shared() else { return Ok(()) };
+        // SAFETY: the part is this thread's.
+        unsafe {
+            let _busy = Busy::new(local);
+            Local::flush(local, class, &mut Keeper(shared));
+            Local::push(local, class, block).map(|_| ())
+        }
+    }
+
+    /// Counts a misuse on its way out.
+    #[cold]
+    fn misused(&self, error: HeapError) -> HeapError {
+        self.misuses.fetch_add(1, Relaxed);
+        error
+    }
+
+    /// A block in use: what it is.
+    ///
+    /// # Errors
+    ///
+    /// It is none. Of a small object without checks only that it is of a slab is verified.
+    fn what_is(&self, block: NonNull<u8>) -> Result<Block, HeapError> {
+        let addr = block.addr().get();
+        let found = match self.shared() {
+            None => Err(HeapError::InvalidFree(addr)),
+            Some(shared) => shared.what_is(addr, D::CHECKED),
+        };
+        found.map_err(|error| self.misused(error))
+    }
+
+    /// Moves or stays, by what the block is.
+    #[inline(never)]
+    unsafe fn resize_as(
+        &self,
+        block: NonNull<u8>,
+        layout: Option<Layout>,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        let what = self.what_is(block)?;
+        let align = layout.map_or(GRANULE, |layout| layout.align());
+        let new_layout =
+            Layout::from_size_align(new_size, align).map_err(|_| HeapError::OutOfMemory)?;
+        if !Limits::GENERAL.admit(new_layout) {
+            return Err(HeapError::OutOfMemory);
+        }
+        let class = class_for(new_size, align);
+        let usable = match what {
+            Block::Small { class: current } => {
+                if class == Some(current) {
+                    return Ok(block);
+                }
+                TABLE[current].size as usize
+            }
+            Block::Large { run, bytes } => {
+                if class.is_none()
+                    && let Some(shared) = self.shared()
+                    && shared.resize_run(run, new_size)
+                {
+                    return Ok(block);
+                }
+                bytes
+            }
+            Block::Mapped { mapping, bytes } => {
+                if class.is_none()
+                    && let Some(shared) = self.shared()
+                    // SAFETY: the caller promises a block in use, and this is its mapping.
+                    && let Some(block) = unsafe { shared.remap(mapping, new_size, align) }
+                {
+                    return Ok(block);
+                }
+                bytes
+            }
+        };
+        let old_size = layout.map_or(usable, |layout| layout.size());
+        // A run that could not grow will probably have to again: some room is a copy less.
+        let new = self.allocate(new_layout).ok_or(HeapError::OutOfMemory)?;
+        // SAFETY: both blocks are in use, hence disjoint, and at least that long.
+        unsafe {
+            ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), old_size.min(new_size));
+            match self.deallocate(block) {
+                Ok(()) => Ok(new),
+                Err(error) => {
+                    let _ = self.deallocate(new);
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// A block in use.
+pub(crate) enum Block {
+    Small { class: usize },
+    Large { run: Run, bytes: usize },
+    Mapped { mapping: NonNull<Mapping>, bytes: usize },
+}
+
+/// A part is in the middle of something, for as long as this lives: a signal handler then looks at nothing.
+struct Busy(NonNull<Local>);
+
+impl Busy {
+    unsafe fn new(local: NonNull<Local>) -> Self {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).busy = true };
+        Self(local)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // SAFETY: parts live as long as their heap.
+        unsafe { (*self.0.as_ptr()).busy = false };
+    }
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, L, Central<B, D::Runs>> {
+        self.central.lock()
+    }
+
+    /// As [`lock`](Self::lock), for what may take memory from the backend, after which there may be a new table.
+    fn lock_to_grow(&self) -> Growing<'_, B, L, D> {
+        Growing { table: &self.table, central: self.lock() }
+    }
+
+    /// Looks at the clock, and lets pages decay.
+    unsafe fn pass_time(&self, local: NonNull<Local>) {
+        let now = crate::pages::now();
+        if now < self.next_decay.load(Relaxed) {
+            return;
+        }
+        self.next_decay.store(now + crate::pages::DECAY, Relaxed);
+        // SAFETY: the part is this thread's.
+        unsafe { Local::send(local, &mut Keeper(self)) };
+        if let Some(mut central) = self.central.try_lock() {
+            central.pages.decay();
+        }
+    }
+
+    /// A block without a class: a run of pages, or a mapping. And whether it is zero.
+    fn allocate_large(&self, layout: Layout) -> Option<(NonNull<u8>, bool)> {
+        let mut central = self.lock_to_grow();
+        let pages = layout.size().div_ceil(PAGE).max(1);
+        let align = layout.align().div_ceil(PAGE);
+        if pages + align > central.pages.longest() {
+            return central.pages.map(layout.size(), layout.align());
+        }
+        let run = central.pages.take(pages, align)?;
+        // SAFETY: the run was just given.
+        unsafe {
+            Chunk::mark(run.chunk, run.page + 1, run.pages - 1, INSIDE);
+            (*run.desc().as_ptr()).bytes = run.pages * PAGE;
+            Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
+        }
+        Some((run.start(), run.zeroed))
+    }
+
+    /// What an address is.
+    fn what_is(&self, addr: usize, exactly: bool) -> Result<Block, HeapError> {
+        let table = self.table.load(Acquire);
+        // SAFETY: there is a table, and chunks and mappings that it knows are there.
+        unsafe {
+            let Some((chunk, page)) = Table::find(table, addr) else {
+                let mapping = Table::mapping(table, addr).ok_or(HeapError::InvalidFree(addr))?;
+                return Ok(Block::Mapped { mapping, bytes: mapping.as_ref().bytes });
+            };
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            let chunk = chunk.cast::<Chunk>();
+            let class = (entry & KIND) as usize;
+            let aligned = addr & (PAGE - 1) == 0;
+            if class < CLASSES && entry > KIND {
+                if exactly {
+                    Local::verify(class, chunk, page, addr)?;
+                }
+                return Ok(Block::Small { class });
+            }
+            match entry {
+                LARGE if aligned => {
+                    let desc = Chunk::desc(chunk, page);
+                    let pages = desc.as_ref().pages();
+                    let run = Run { chunk, page, pages, zeroed: false };
+                    Ok(Block::Large { run, bytes: desc.as_ref().bytes })
+                }
+                DIRTY | CLEAN if aligned => Err(HeapError::DoubleFree(addr)),
+                _ => Err(HeapError::InvalidFree(addr)),
+            }
+        }
+    }
+
+    /// Frees any block.
+    unsafe fn free(&self, local: NonNull<Local>, block: NonNull<u8>) -> Result<(), HeapError> {
+        let addr = block.addr().get();
+        // SAFETY: the caller promises its own part. What is freed is verified as far as the design says.
+        unsafe {
+            match self.what_is(addr, D::CHECKED)? {
+                Block::Small { class } => {
+                    let mut keeper = Keeper(self);
+                    if Local::own_class(local, addr) != Some(class) {
+                        Local::free_elsewhere(local, class, block, &mut keeper);
+                    } else if D::CHECKED {
+                        Local::send_home(local, class, block, &mut keeper);
+                    } else if !Local::push(local, class, block)? {
+                        Local::flush(local, class, &mut keeper);
+                        Local::push(local, class, block)?;
+                    }
+                }
+                Block::Large { run, .. } => self.lock().pages.give(run),
+                Block::Mapped { mapping, .. } => self.lock().pages.unmap(mapping),
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees a block in a thread for whose part there is no memory.
+    #[cold]
+    fn free_without_part(&self, block: NonNull<u8>) -> Result<(), HeapError> {
+        let addr = block.addr().get();
+        match self.what_is(addr, true)? {
+            // SAFETY: the object was given back just now, and is long enough to be sent as it is.
+            Block::Small { .. } => unsafe {
+                let owner = Local::owner(self.table.load(Acquire), block.as_ptr());
+                let parcel = block.cast::<Parcel>();
+                (*parcel.as_ptr()).count = 0;
+                owner.ok_or(HeapError::InvalidFree(addr))?.as_ref().mailbox.push(parcel);
+            },
+            // SAFETY: the run, or the mapping, is that of a block that was given back just now.
+            Block::Large { run, .. } => unsafe { self.lock().pages.give(run) },
+            Block::Mapped { mapping, .. } => unsafe { self.lock().pages.unmap(mapping) },
+        }
+        Ok(())
+    }
+
+    /// Makes a run longer or shorter where it stands.
+    fn resize_run(&self, run: Run, new_size: usize) -> bool {
+        let pages = new_size.div_ceil(PAGE).max(1);
+        if pages == run.pages {
+            return true;
+        }
+        let mut central = self.lock();
+        // SAFETY: the run is that of a large block in use, which the caller was given.
+        unsafe {
+            if pages < run.pages {
+                central.pages.cut_end(run, pages);
+            } else if !central.pages.extend(run, pages) {
+                return false;
+            }
+            (*run.desc().as_ptr()).bytes = pages * PAGE;
+        }
+        true
+    }
+
+    unsafe fn remap(
+        &self,
+        mapping: NonNull<Mapping>,
+        new_size: usize,
+        align: usize,
+    ) -> Option<NonNull<u8>> {
+        let mut central = self.lock_to_grow();
+        if new_size.div_ceil(PAGE) + align.div_ceil(PAGE) <= central.pages.longest() {
+            // Small enough to be a run, among others.
+            return None;
+        }
+        // SAFETY: the caller promises the mapping of a block in use.
+        unsafe { central.pages.remap(mapping, new_size, true) }
+    }
+
+    /// The last resort: everything that is free and this thread can reach goes back to the page heap.
+    unsafe fn relieve(&self, local: NonNull<Local>) {
+        // SAFETY: the caller promises its own part; orphans are whose who holds the lock.
+        unsafe {
+            let mut keeper = Keeper(self);
+            Local::flush_all(local, &mut keeper);
+            Local::settle(local, &mut keeper);
+            self.lock().settle_orphans(&self.misuses);
+        }
+    }
+
+    /// A thread has ended: its part is an orphan from now on.
+    ///
+    /// # Safety
+    ///
+    /// `member` is that of a heap of this type; the part is this thread's, and is forgotten by it.
+    unsafe fn retire(member: NonNull<Member>, local: NonNull<Local>) {
+        // SAFETY: the caller promises both; the member is the first field of what threads share.
+        unsafe {
+            let shared = member.cast::<Self>().as_ref();
+            let mut keeper = Keeper(shared);
+            Local::flush_all(local, &mut keeper);
+            Local::settle(local, &mut keeper);
+            let mut central = shared.lock();
+            (*local.as_ptr()).orphan = true;
+            central.orphans += 1;
+        }
+    }
+}
+
+impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
+    /// A part for a thread: an orphan, or a new one.
+    fn part(&mut self) -> Option<NonNull<Local>> {
+        let mut local = self.locals;
+        // SAFETY: the list leads through parts.
+        unsafe {
+            while self.orphans > 0
+                && let Some(here) = NonNull::new(local)
+            {
+                if here.as_ref().orphan {
+                    (*here.as_ptr()).orphan = false;
+                    (*here.as_ptr()).table = self.pages.table;
+                    self.orphans -= 1;
+                    return Some(here);
+                }
+                local = here.as_ref().next;
+            }
+            if self.owners >= u32::MAX >> 8 {
+                return None;
+            }
+            let run = self.pages.take(1, 1)?;
+            Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
+            self.owners += 1;
+            let local = run.start().cast::<Local>();
+            Local::make(local, self.owners, self.pages.table, self.locals);
+            self.locals = local.as_ptr();
+            Some(local)
+        }
+    }
+
+    /// Visits the parts that belong to no thread.
+    fn each_orphan(&mut self, visit: &mut dyn FnMut(NonNull<Local>, &mut Self) -> bool) {
+        let mut local = self.locals;
+        while self.orphans > 0
+            && let Some(here) = NonNull::new(local)
+        {
+            // SAFETY: the list leads through parts.
+            unsafe {
+                local = here.as_ref().next;
+                if here.as_ref().orphan && visit(here, self) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes in what was left for orphans, and gives back their slabs that serve nothing.
+    pub(crate) fn settle_orphans(&mut self, misuses: &AtomicUsize) {
+        let mut mail = true;
+        while mail {
+            mail = false;
+            self.each_orphan(&mut |orphan, central| {
+                let mut caretaker = Caretaker { pages: &mut central.pages, misuses };
+                // SAFETY: the part is an orphan, and this is under the lock.
+                unsafe {
+                    // What goes on from here may go to an orphan that was settled already.
+                    mail |= !orphan.as_ref().mailbox.is_empty();
+                    Local::receive(orphan, &mut caretaker);
+                    Local::send(orphan, &mut caretaker);
+                    Local::settle(orphan, &mut caretaker);
+                }
+                false
+            });
+        }
+    }
+}
+
+/// The lock, for what may take memory from the backend: the newest table is made known when it is let go.
+struct Growing<'a, B: HeapBackend, L: RawMutex, D: Design> {
+    table: &'a AtomicPtr<Table>,
+    central: MutexGuard<'a, L, Central<B, D::Runs>>,
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Deref for Growing<'_, B, L, D> {
+    type Target = Central<B, D::Runs>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.central
+    }
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> DerefMut for Growing<'_, B, L, D> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.central
+    }
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Drop for Growing<'_, B, L, D> {
+    fn drop(&mut self) {
+        if self.table.load(Relaxed) != self.central.pages.table {
+            self.table.store(self.central.pages.table, Release);
+        }
+    }
+}
+
+/// A thread's way to the page heap: the lock is taken when it is needed.
+pub(crate) struct Keeper<'a, B, L, D: Design>(pub(crate) &'a Shared<B, L, D>);
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
+    const AT_HAND: bool = !D::CHECKED;
+    const PACKS: bool = true;
+
+    fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab> {
+        let mut central = self.0.lock_to_grow();
+        let mut adopted = None;
+        central.each_orphan(&mut |orphan, central| {
+            let mut caretaker = Caretaker { pages: &mut central.pages, misuses: &self.0.misuses };
+            // SAFETY: one is an orphan and this is under the lock, the other is this thread's.
+            unsafe {
+                Local::receive(orphan, &mut caretaker);
+                adopted = Local::adopt(local, orphan, class);
+            }
+            adopted.is_some()
+        });
+        match adopted {
+            Some(slab) => Some(NewSlab::Adopted(slab)),
+            None => {
+                let fixed = &TABLE[class];
+                let run = central.pages.take(usize::from(fixed.pages), 1);
+                // Where there is little memory, a slab of fewer objects.
+                let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1));
+                run.map(NewSlab::Run)
+            }
+        }
+    }
+
+    unsafe fn release(&mut self, run: Run) {
+        // SAFETY: the caller promises the run.
+        unsafe { self.0.lock().pages.give(run) }
+    }
+
+    fn table(&mut self) -> *const Table {
+        self.0.table.load(Acquire)
+    }
+
+    fn misuse(&mut self, error: HeapError) {
+        self.0.misuses.fetch_add(1, Relaxed);
+        heapwright_core::misuse::report(error);
+    }
+}
+
+/// The same for one who looks after an orphan and holds the lock.
+struct Caretaker<'a, B, P> {
+    pages: &'a mut Pages<B, P>,
+    misuses: &'a AtomicUsize,
+}
+
+impl<B: HeapBackend, P: heapwright_core::Policy> Runs for Caretaker<'_, B, P> {
+    const AT_HAND: bool = false;
+    const PACKS: bool = false;
+
+    fn slab(&mut self, _class: usize, _local: NonNull<Local>) -> Option<NewSlab> {
+        None
+    }
+
+    unsafe fn release(&mut self, run: Run) {
+        // SAFETY: the caller promises the run.
+        unsafe { self.pages.give(run) }
+    }
+
+    fn table(&mut self) -> *const Table {
+        self.pages.table
+    }
+
+    fn misuse(&mut self, error: HeapError) {
+        self.misuses.fetch_add(1, Relaxed);
+        heapwright_core::misuse::report(error);
+    }
+}
+
+// SAFETY: an object is at hand or free in its slab at most once; runs and mappings are the page heap's. Parts are each
+// one thread's, and all else is under the lock.
+unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B, L, D> {
+    #[inline(always)]
+    fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
+        if let Some(class) = class_for(layout.size(), layout.align())
+            && let Some(local) = self.local()
+            // SAFETY: the part is this thread's.
+            && let Some(object) = unsafe { Local::pop(local, class) }
+        {
+            return Some(object);
+        }
+        self.allocate_slowly(layout).map(|(block, _)| block)
+    }
+
+    #[inline]
+    fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let (block, zeroed) = if layout.size() <= MAX_SMALL {
+            (self.allocate(layout)?, false)
+        } else {
+            self.allocate_slowly(layout)?
+        };
+        if !zeroed {
+            // SAFETY: at least that long, and ours.
+            unsafe { ptr::write_bytes(block.as_ptr(), 0, layout.size()) };
+        }
+        Some(block)
+    }
+
+    #[inline(always)]
+    unsafe fn deallocate(&self, block: NonNull<u8>) -> Result<(), HeapError> {
+        if !D::CHECKED
+            && let Some(local) = self.local()
+            // SAFETY: the part is this thread's, and the class is that of the object.
+            && let Some(class) = unsafe { Local::own_class(local, block.addr().get()) }
+            && let Ok(true) = unsafe { Local::push(local, class, block) }
+        {
+            return Ok(());
+        }
+        self.deallocate_slowly(block)
+    }
+
+    #[inline(always)]
+    unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError> {
+        if !D::CHECKED
+            && let Some(class) = class_for(layout.size(), layout.align())
+            && let Some(local) = self.local()
+        {
+            // SAFETY: the part is this thread's. The caller promises the layout, which had this class.
+            return match unsafe { Local::push(local, class, block) } {
+                Ok(true) => Ok(()),
+                Ok(false) => unsafe { self.make_room(local, class, block) },
+                Err(error) => Err(self.misused(error)),
+            };
+        }
+        self.deallocate_slowly(block)
+    }
+
+    #[inline]
+    unsafe fn reallocate(
+        &self,
+        block: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        // The class that the block has, not that of its layout, of which the alignment may be less than it was.
+        if !D::CHECKED
+            && let Some(class) = class_for(new_size, layout.align())
+            && let Some(local) = self.local()
+            // SAFETY: the part is this thread's.
+            && unsafe { Local::own_class(local, block.addr().get()) } == Some(class)
+        {
+            return Ok(block);
+        }
+        // SAFETY: the caller promises the same.
+        unsafe { self.resize_as(block, Some(layout), new_size) }
+    }
+
+    #[inline]
+    unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises the same.
+        unsafe { self.resize_as(block, None, new_size) }
+    }
+
+    unsafe fn usable_size(&self, block: NonNull<u8>) -> usize {
+        match self
+            .shared()
+            .map_or(Err(HeapError::OutOfMemory), |shared| shared.what_is(block.addr().get(), false))
+        {
+            Ok(Block::Small { class }) => TABLE[class].size as usize,
+            Ok(Block::Large { bytes, .. } | Block::Mapped { bytes, .. }) => bytes,
+            Err(_) => 0,
+        }
+    }
+
+    fn trim(&self) -> usize {
+        let Some(shared) = self.shared() else { return 0 };
+        if let Some(local) = self.own(shared) {
+            // SAFETY: the part is this thread's.
+            unsafe {
+                let _busy = Busy::new(local);
+                shared.relieve(local);
+            }
+        }
+        let mut central = shared.lock();
+        central.settle_orphans(&shared.misuses);
+        central.pages.trim()
+    }
+
+    fn stats(&self) -> Stats {
+        let mut stats =
+            self.shared().map_or_else(Stats::default, |shared| shared.stats(self.own(shared)));
+        stats.misuses += self.misuses.load(Relaxed);
+        stats
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(BlockInfo)) {
+        if let Some(shared) = self.shared() {
+            let mut central = shared.lock();
+            central.settle_orphans(&shared.misuses);
+            central.walk(self.own(shared), visit);
+        }
+    }
+
+    fn check(&self) -> Result<(), Broken> {
+        let Some(shared) = self.shared() else { return Ok(()) };
+        shared.lock().check(self.own(shared))
+    }
+
+    fn freeze(&self) {
+        registry::freeze();
+        core::mem::forget(self.source.lock());
+        if let Some(shared) = self.shared() {
+            core::mem::forget(shared.lock());
+        }
+    }
+
+    fn try_freeze(&self) -> bool {
+        let busy = self.shared().is_some_and(|shared| {
+            // SAFETY: the part is this thread's.
+            self.own(shared).is_some_and(|local| unsafe { local.as_ref().busy })
+        });
+        if busy || !registry::try_freeze() {
+            return false;
+        }
+        if let Some(source) = self.source.try_lock() {
+            match self.shared() {
+                None => {
+                    core::mem::forget(source);
+                    return true;
+                }
+                Some(shared) => {
+                    if let Some(central) = shared.central.try_lock() {
+                        core::mem::forget((source, central));
+                        return true;
+                    }
+                }
+            }
+        }
+        // SAFETY: frozen above.
+        unsafe { registry::thaw() };
+        false
+    }
+
+    unsafe fn thaw(&self) {
+        const { assert!(size_of::<L::Guard>() == 0, "a guard is a mark, not a value to be kept") };
+        // SAFETY: the caller promises that `freeze` took the locks and forgot the marks that go with them, which have no
+        // bytes, so that they are found again anywhere.
+        unsafe {
+            if let Some(shared) = self.shared() {
+                shared.central.force_unlock(NonNull::dangling().read());
+            }
+            self.source.force_unlock(NonNull::dangling().read());
+            registry::thaw();
+        }
+    }
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Drop for ThreadCached<B, L, D> {
+    fn drop(&mut self) {
+        let Some(shared) = NonNull::new(*self.shared.get_mut()) else { return };
+        registry::leave(shared.cast());
+        // SAFETY: nobody uses the heap any more, and no thread that ends finds it. What threads share is read out of the
+        // memory before that goes back.
+        unsafe {
+            slot::forget(shared.as_ref().member.heap);
+            let shared = shared.read();
+            let mut central = shared.central.into_inner();
+            central.pages.give_all_back();
+        }
+    }
+}
+
+impl<B: HeapBackend + New, L: RawMutex, D: Design> ThreadCached<B, L, D> {
+    /// An empty heap; the first request makes it ask its backend for memory.
+    pub const fn new() -> Self {
+        Self::over(B::NEW)
+    }
+}
+
+impl<B: HeapBackend + New, L: RawMutex, D: Design> New for ThreadCached<B, L, D> {
+    const NEW: Self = Self::new();
+}
+
+impl<B: HeapBackend + New, L: RawMutex, D: Design> Default for ThreadCached<B, L, D> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> core::fmt::Debug for ThreadCached<B, L, D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ThreadCached").field("stats", &self.stats()).finish()
+    }
+}
+
+/// A backend on its way into a heap.
+#[derive(Debug)]
+pub struct Source<B>(B);
+
+impl<B> Source<B> {
+    /// Holds a backend.
+    pub const fn over(backend: B) -> Self {
+        Self(backend)
+    }
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Parts for ThreadCached<B, L, D> {
+    type Engine = Source<B>;
+    type Lock = L;
+
+    fn with(Source(backend): Source<B>) -> Self {
+        Self::over(backend)
+    }
+}
+
+faces! { [B: HeapBackend, L: RawMutex, D: Design] ThreadCached<B, L, D> }

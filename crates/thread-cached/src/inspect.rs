@@ -1,0 +1,197 @@
+//! Looking at a heap: the walk over its blocks, their sums, and the verification of what the modules promise.
+//!
+//! The page heap is locked meanwhile; what other threads do in their slabs and bins is not stopped. Of a heap that they
+//! use, what is shown of their slabs is a snapshot that may be off by what they were just doing.
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
+
+use heapwright_core::{BlockInfo, BlockState, Broken, HeapBackend, Policy, Stats, ensure};
+use lock_api::RawMutex;
+
+use crate::Design;
+use crate::chunk::{CLEAN, DIRTY, Entry, KIND, LARGE};
+use crate::classes::{ALL, PAGE, PARCELS, TABLE};
+use crate::heap::{Central, Shared};
+use crate::local::Local;
+use crate::pages::{BEFORE_BLOCK, Pages, Run};
+
+/// Bits for the objects of any slab.
+type Bits = [u64; 16];
+
+fn is_set(bits: &Bits, index: usize) -> bool {
+    bits[index / 64] >> (index % 64) & 1 != 0
+}
+
+impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
+    pub(crate) fn stats(&self, own: Option<NonNull<Local>>) -> Stats {
+        let mut central = self.lock();
+        central.settle_orphans(&self.misuses);
+        let counts = central.pages.source().counts();
+        let mut stats = Stats {
+            footprint: counts.held(),
+            peak_footprint: counts.high_water,
+            grows: counts.grows,
+            shrinks: counts.shrinks,
+            misuses: self.misuses.load(Relaxed),
+            ..Stats::default()
+        };
+        central.walk(own, &mut |block| stats.count(block));
+        central.each_chunk(&mut |_| stats.regions += 1);
+        // Heads, parts of threads, and what is left at the ends of slabs.
+        let blocks = stats.live_bytes + stats.free_bytes + stats.cached_bytes;
+        stats.overhead = stats.footprint.saturating_sub(blocks);
+        stats
+    }
+}
+
+impl<B: HeapBackend, P: Policy> Central<B, P> {
+    fn each_chunk(&self, visit: &mut dyn FnMut(NonNull<crate::chunk::Chunk>)) {
+        let mut chunk = self.pages.chunks;
+        while let Some(here) = NonNull::new(chunk) {
+            visit(here);
+            // SAFETY: the list leads from chunk to chunk.
+            chunk = unsafe { here.as_ref().next };
+        }
+    }
+
+    fn each_local(&self, visit: &mut dyn FnMut(NonNull<Local>)) {
+        let mut local = self.locals;
+        while let Some(here) = NonNull::new(local) {
+            visit(here);
+            // SAFETY: the list leads through parts.
+            local = unsafe { here.as_ref().next };
+        }
+    }
+
+    /// The objects of a slab that some thread keeps at hand or is sending home.
+    fn cached(&self, own: Option<NonNull<Local>>, class: usize, slab: Run) -> Bits {
+        let mut bits = Bits::default();
+        let start = slab.start().addr().get();
+        let size = TABLE[class].size as usize;
+        // SAFETY: the caller promises a slab.
+        let capacity = usize::from(unsafe { slab.desc().as_ref().capacity });
+        let mut note = |object: *mut u8| {
+            let offset = object.addr().wrapping_sub(start);
+            if offset < capacity * size {
+                let index = offset / size;
+                bits[index / 64] |= 1 << (index % 64);
+            }
+        };
+        self.each_local(&mut |local| {
+            // SAFETY: what is read of another thread's part may be stale, and is only compared.
+            unsafe {
+                Local::at_hand(local, class, &mut note);
+                Local::on_their_way(local, Some(local) == own || local.as_ref().orphan, &mut note);
+            }
+        });
+        bits
+    }
+
+    pub(crate) fn walk(&self, own: Option<NonNull<Local>>, visit: &mut dyn FnMut(BlockInfo)) {
+        let mut show = |address, size, state| {
+            visit(BlockInfo { address, size, overhead: 0, state, next_free: None });
+        };
+        self.each_chunk(&mut |chunk| {
+            // SAFETY: the lock is held.
+            unsafe {
+                Pages::<B, P>::runs(chunk, &mut |run, entry| {
+                    let start = run.start().addr().get();
+                    match entry {
+                        LARGE => show(start, run.desc().as_ref().bytes, BlockState::Used),
+                        DIRTY | CLEAN => show(start, run.pages * PAGE, BlockState::Free),
+                        _ => self.walk_slab(own, run, entry, &mut show),
+                    }
+                });
+            }
+        });
+        let mut mapping = self.pages.mappings;
+        while let Some(here) = NonNull::new(mapping) {
+            // SAFETY: the list leads from mapping to mapping.
+            unsafe {
+                show(here.addr().get() + BEFORE_BLOCK, here.as_ref().bytes, BlockState::Mapped);
+                mapping = here.as_ref().next;
+            }
+        }
+    }
+
+    unsafe fn walk_slab(
+        &self,
+        own: Option<NonNull<Local>>,
+        run: Run,
+        entry: Entry,
+        show: &mut dyn FnMut(usize, usize, BlockState),
+    ) {
+        let class = (entry & KIND) as usize;
+        if class >= ALL {
+            return;
+        }
+        let cached = self.cached(own, class, run);
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            let (bits, _) = Local::bits(run.desc(), class);
+            for index in 0..usize::from(run.desc().as_ref().capacity) {
+                let free = bits.add(index / 64).read() >> (index % 64) & 1 != 0;
+                let state = match (free, is_set(&cached, index)) {
+                    (true, _) => BlockState::Free,
+                    (false, true) => BlockState::Cached,
+                    // Ours, not the program's.
+                    (false, false) if class == PARCELS => BlockState::Cached,
+                    (false, false) => BlockState::Used,
+                };
+                let size = TABLE[class].size as usize;
+                show(run.start().addr().get() + index * size, size, state);
+            }
+        }
+    }
+
+    /// Verifies what the modules promise: of the page heap, of `own`, the caller's part, and of orphans.
+    pub(crate) fn check(&self, own: Option<NonNull<Local>>) -> Result<(), Broken> {
+        self.pages.check()?;
+        let mut found = Ok(());
+        self.each_chunk(&mut |chunk| {
+            // SAFETY: the lock is held.
+            unsafe {
+                Pages::<B, P>::runs(chunk, &mut |run, entry| {
+                    if found.is_ok() && ((entry & KIND) as usize) < ALL && entry > KIND {
+                        found = self.check_slab(run, entry, own);
+                    }
+                });
+            }
+        });
+        found
+    }
+
+    unsafe fn check_slab(
+        &self,
+        run: Run,
+        entry: Entry,
+        own: Option<NonNull<Local>>,
+    ) -> Result<(), Broken> {
+        let class = (entry & KIND) as usize;
+        let at = run.start().addr().get();
+        // SAFETY: the caller promises a slab; that of a thread at work is left alone.
+        unsafe {
+            let slab = run.desc();
+            let Some(owner) = NonNull::new(slab.as_ref().owner.load(Relaxed)) else {
+                return ensure(false, "a slab has an owner", at);
+            };
+            if Some(owner) != own && !owner.as_ref().orphan {
+                return Ok(());
+            }
+            let marked = owner.as_ref().tag | class as u32 == entry;
+            ensure(marked, "a slab's pages bear its owner's number", at)?;
+            let (bits, words) = Local::bits(slab, class);
+            let set: u32 = (0..words).map(|word| bits.add(word).read().count_ones()).sum();
+            ensure(set == u32::from(slab.as_ref().free), "a slab counts its free objects", at)?;
+            let hint = usize::from(slab.as_ref().hint);
+            let zero = (0..hint.min(words)).all(|word| bits.add(word).read() == 0);
+            ensure(zero, "no object is free below a slab's hint", at)?;
+            let placed = Local::is_in_place(owner, class, slab);
+            ensure(placed, "a slab with free objects is current or listed", at)?;
+            let cached = self.cached(own, class, run);
+            let disjoint = (0..words).all(|word| bits.add(word).read() & cached[word] == 0);
+            ensure(disjoint, "an object at hand is not free in its slab", at)
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The flagship: per-thread caches over slabs of one size class, over runs of pages that a policy chooses.
+//!
+//! * **Good at:** nearly everything: threads that allocate and free at the same time do so without a lock or an atomic
+//!   operation; small objects have no header; freed memory goes back by and by.
+//! * **Bad at:** being small. It takes address space by chunks, and every thread that allocates takes a page of 16 KiB.
+//!
+//! ```
+//! use heapwright_thread_cached::ThreadCached;
+//!
+//! #[global_allocator]
+//! static HEAP: ThreadCached = ThreadCached::new();
+//!
+//! let threads: Vec<_> = (1..=4).map(|n| std::thread::spawn(move || vec![n; n])).collect();
+//! let lengths = threads.into_iter().map(|thread| thread.join().unwrap().len());
+//! assert_eq!(lengths.collect::<Vec<_>>(), [1, 2, 3, 4]);
+//! ```
+//!
+//! # How it is put together
+//!
+//! | part | is | module |
+//! |---|---|---|
+//! | size classes | sixteens up to 256 bytes, then eight to a doubling, up to 32 KiB | `classes` |
+//! | a thread's part | a bin of pointers for each class, and the slabs that the thread owns | `local` |
+//! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local`, `chunk` |
+//! | the page heap | free runs of pages of 16 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
+//! | the backend | any [`HeapBackend`]; chunks of it, and mappings for the largest blocks | `chunk`, `pages` |
+//! | mailboxes | where threads leave what they freed for its owner | `mailbox` |
+//!
+//! A block in use is an object of a slab, a run of pages, or a mapping. Which one an address is, and whether it is one
+//! at all, is told by two loads: whether its unit of the address space is a chunk, and what the page in it serves.
+//!
+//! # Bounds
+//!
+//! A thread keeps at most 64 objects of a class at hand, fewer of larger ones: all classes together less than 2 MiB,
+//! and 64 KiB on their way home to others. So *t* threads keep back less than *t* × 2.1 MiB. Freed pages that are still
+//! present are at most 64 MiB and a quarter of those in use; of what is not needed, half is discarded every tenth of a
+//! second in which anything is done.
+//!
+//! # Misuse
+//!
+//! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once; a double
+//! free of a small object otherwise when it goes back to its slab, if it has not been given out again. Links that a
+//! program could corrupt there are none: no freed object is read or written. [`Checked`] finds every double and every
+//! invalid free at once.
+#![no_std]
+
+mod chunk;
+mod classes;
+mod heap;
+mod inspect;
+mod local;
+mod mailbox;
+mod pages;
+mod registry;
+mod slot;
+
+#[allow(unused_imports, reason = "named in the documentation")]
+use heapwright_core::HeapBackend;
+use heapwright_core::Policy;
+use heapwright_policies::BestFitTree;
+
+pub use crate::heap::{Source, ThreadCached};
+
+/// The choices that make a thread-cached heap, other than backend and lock.
+pub trait Design: 'static {
+    /// Which run of pages serves a request: any policy that keeps its nodes in order of size or address.
+    type Runs: Policy;
+    /// Whether every free is verified, before anything else is done with it.
+    const CHECKED: bool = false;
+}
+
+/// What [`ThreadCached`] is by itself: the smallest run of pages that serves, of several the lowest.
+#[derive(Debug)]
+pub enum General {}
+
+impl Design for General {
+    type Runs = BestFitTree;
+}
+
+/// Every free is verified at once: an object freed twice, and a pointer that is no block, are refused whatever was
+/// done in between. Threads keep nothing at hand for that, so it is several times slower.
+#[derive(Debug)]
+pub enum Checked {}
+
+impl Design for Checked {
+    type Runs = BestFitTree;
+    const CHECKED: bool = true;
+}

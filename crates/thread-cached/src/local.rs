@@ -1,0 +1,920 @@
+//! A thread's part of a heap: the objects that it keeps at hand, and the slabs that it owns.
+//!
+//! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
+//! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
+//! that is cold stays so. A bin that is empty is filled from a slab, half of it at a time and by rising address; one
+//! that is full gives its older half back, each object to the slab that it is from: its bit is set there. Objects in
+//! slabs of other threads go home in parcels.
+//!
+//! Invariants:
+//!
+//! * a bin's index is between its class's sentinel, which is null, and `full`; what lies between is an object of the
+//!   class, which no slab counts as free;
+//! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
+//!   current one or nowhere; `free` is how many of its bits are set;
+//! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap.
+
+use core::mem::offset_of;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::Relaxed;
+
+use heapwright_core::HeapError;
+
+use crate::chunk::{Chunk, Desc, Entry, KIND, Table, WORDS, slab_entry};
+use crate::classes::{
+    ALL, BITS_IN_SLAB, CLASSES, PAGE, PARCELS, SLAB_BITS, SLOTS, TABLE, capacity,
+};
+use crate::mailbox::{Mailbox, PARCEL, Parcel};
+use crate::pages::Run;
+
+/// The objects of a class that are at hand.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Bin {
+    /// The index of the topmost one in the slots, and above sixteen bits, how many are taken before time is looked at.
+    word: u32,
+    /// The index of the topmost one in a bin that is full.
+    pub(crate) full: u16,
+}
+
+const INDEX: u32 = 0xFFFF;
+const TICK: u32 = 1 << 16;
+/// Objects are taken from a bin so often before time is looked at.
+const TICKS: u32 = 128 * TICK;
+
+/// The slabs of a class.
+#[derive(Clone, Copy)]
+struct Slabs {
+    /// From which the bin is filled.
+    current: *mut Desc,
+    /// Those with free objects, the one listed first first.
+    first: *mut Desc,
+    last: *mut Desc,
+    /// How many in the list have no object in use.
+    empty: usize,
+}
+
+/// Objects of other threads' slabs, before they go home.
+struct Outgoing {
+    count: usize,
+    bytes: usize,
+    objects: [*mut u8; PARCEL],
+}
+
+/// Objects go home when so many bytes of them are together.
+const OUTGOING_BYTES: usize = 64 << 10;
+
+/// Where a run of pages for a slab comes from, and goes back to.
+pub(crate) trait Runs {
+    /// Whether freed objects are kept at hand at all.
+    const AT_HAND: bool;
+    /// Whether objects go home in parcels. One who looks after orphans sends them as they are: else the parcels
+    /// would have to go home too, in others, for ever.
+    const PACKS: bool;
+    /// A slab for a class: one that was abandoned, already the caller's, or a new run.
+    fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab>;
+    /// Takes back the run of a slab.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses it.
+    unsafe fn release(&mut self, run: Run);
+    /// Where the newest table is.
+    fn table(&mut self) -> *const Table;
+    /// Tells of an object that was not what it should be.
+    fn misuse(&mut self, error: HeapError);
+}
+
+/// What a class gets when it has no free object left.
+pub(crate) enum NewSlab {
+    /// Pages to be divided.
+    Run(Run),
+    /// A slab with free objects that another thread left.
+    Adopted(NonNull<Desc>),
+}
+
+/// A thread's part of a heap.
+#[repr(C)]
+pub(crate) struct Local {
+    /// The entry of the pages of its slabs, for class zero.
+    pub(crate) tag: Entry,
+    /// Whether the owner is in the middle of something.
+    pub(crate) busy: bool,
+    /// Whether the thread that owned it has ended; under the lock of the page heap.
+    pub(crate) orphan: bool,
+    /// A table of the heap, perhaps not the newest.
+    pub(crate) table: *const Table,
+    bins: [Bin; ALL],
+    slots: [*mut u8; SLOTS],
+    classes: [Slabs; ALL],
+    outgoing: Outgoing,
+    /// All parts of the heap.
+    pub(crate) next: *mut Local,
+    pub(crate) mailbox: Mailbox,
+}
+
+const _: () = assert!(size_of::<Local>() <= PAGE, "a thread's part of a heap has a page");
+const _: () = assert!(offset_of!(Local, bins) < 64);
+
+impl Local {
+    /// Lays out a thread's part, with its number.
+    ///
+    /// # Safety
+    ///
+    /// `at` is a page of ours.
+    pub(crate) unsafe fn make(at: NonNull<Self>, owner: u32, table: *const Table, next: *mut Self) {
+        const NONE: Slabs = Slabs {
+            current: ptr::null_mut(),
+            first: ptr::null_mut(),
+            last: ptr::null_mut(),
+            empty: 0,
+        };
+        let local = at.as_ptr();
+        // SAFETY: the caller promises the page. Everything is written.
+        unsafe {
+            (&raw mut (*local).tag).write(slab_entry(0, owner));
+            (&raw mut (*local).busy).write(false);
+            (&raw mut (*local).orphan).write(false);
+            (&raw mut (*local).table).write(table);
+            (&raw mut (*local).slots).write_bytes(0, 1);
+            (&raw mut (*local).classes).write([NONE; ALL]);
+            (&raw mut (*local).outgoing).write_bytes(0, 1);
+            (&raw mut (*local).next).write(next);
+            (&raw mut (*local).mailbox).write(Mailbox::new());
+            for (class, fixed) in TABLE.iter().enumerate() {
+                let full = fixed.base + fixed.most.min(8);
+                let bin = Bin { word: u32::from(fixed.base) | TICKS, full };
+                (&raw mut (*local).bins[class]).write(bin);
+            }
+        }
+    }
+
+    // ---- The fast paths -------------------------------------------------------------------------
+
+    /// The object of a class that was freed last; none if none is at hand, or it is time to look at the time.
+    ///
+    /// # Safety
+    ///
+    /// `class` is one. The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn pop(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller promises the class; the index is that of a slot.
+        unsafe {
+            let local = local.as_ptr();
+            let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
+            let word = (*bin).word;
+            let object =
+                (&raw mut (*local).slots).cast::<*mut u8>().add((word & INDEX) as usize).read();
+            if word < TICK {
+                return None;
+            }
+            let object = NonNull::new(object)?;
+            (*bin).word = word - (TICK + 1);
+            Some(object)
+        }
+    }
+
+    /// Keeps a freed object at hand, if the bin has room for it.
+    ///
+    /// # Errors
+    ///
+    /// The same object was freed just before.
+    ///
+    /// # Safety
+    ///
+    /// `class` is one, and the object is of this class. The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn push(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+    ) -> Result<bool, HeapError> {
+        // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one below `full`.
+        unsafe {
+            let local = local.as_ptr();
+            let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
+            let word = (*bin).word;
+            let top = (&raw mut (*local).slots).cast::<*mut u8>().add((word & INDEX) as usize);
+            if top.read() == object.as_ptr() {
+                return Err(HeapError::DoubleFree(object.addr().get()));
+            }
+            if word as u16 == (*bin).full {
+                return Ok(false);
+            }
+            top.add(1).write(object.as_ptr());
+            (*bin).word = word + 1;
+            Ok(true)
+        }
+    }
+
+    /// The class of an object of ours, by its address; whether it is one at all is not asked. Anything else is none.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn own_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
+        // SAFETY: the table is one, and so is the chunk that it knows.
+        unsafe {
+            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            let class = (entry ^ (*local.as_ptr()).tag) as usize;
+            (class < CLASSES).then_some(class)
+        }
+    }
+
+    // ---- Filling a bin --------------------------------------------------------------------------
+
+    /// Whether the bin of a class only has to look at the time; then it may go on.
+    pub(crate) unsafe fn start_ticking(local: NonNull<Self>, class: usize) -> bool {
+        // SAFETY: the caller promises a class, and its own part.
+        unsafe {
+            let bin = &mut (*local.as_ptr()).bins[class];
+            let expired = bin.word < TICK;
+            bin.word = bin.word & INDEX | TICKS;
+            expired
+        }
+    }
+
+    /// Fills the bin of a class, with a single object if so asked, and takes one.
+    ///
+    /// # Safety
+    ///
+    /// `class` is one. The part is this thread's.
+    pub(crate) unsafe fn refill<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        singly: bool,
+        runs: &mut R,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            if !(*local.as_ptr()).mailbox.is_empty() {
+                Self::receive(local, runs);
+                if let Some(object) = Self::pop(local, class) {
+                    return Some(object);
+                }
+            }
+            let (base, most) = (TABLE[class].base, TABLE[class].most);
+            let bin = &mut (*local.as_ptr()).bins[class];
+            let room = bin.full - base;
+            let wanted = if singly { 1 } else { room.div_ceil(2) };
+            bin.full = base + (room * 2).min(most);
+            Self::fill(local, class, wanted, runs)?;
+            Self::pop(local, class)
+        }
+    }
+
+    /// Puts up to `wanted` objects of a slab, at least one, into the empty bin of a class.
+    unsafe fn fill<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        wanted: u16,
+        runs: &mut R,
+    ) -> Option<()> {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            let slab = Self::slab_with_free(local, class, runs)?;
+            let desc = &mut *slab.as_ptr();
+            let count = wanted.min(desc.free);
+            let (first, words) = Self::bits(slab, class);
+            let size = TABLE[class].size as usize;
+            let base = TABLE[class].base;
+            let slots = (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>();
+            // The lowest on top.
+            let mut slot = slots.add(usize::from(base + count));
+            let bottom = slots.add(usize::from(base));
+            let mut word = usize::from(desc.hint);
+            let start = Self::start(slab);
+            while slot > bottom {
+                let mut bits = first.add(word).read();
+                let before = bits;
+                while bits != 0 && slot > bottom {
+                    let index = word * 64 + bits.trailing_zeros() as usize;
+                    slot.write(start.as_ptr().add(index * size));
+                    slot = slot.sub(1);
+                    bits &= bits - 1;
+                }
+                if bits != before {
+                    first.add(word).write(bits);
+                }
+                if bits == 0 {
+                    word += 1;
+                    if word >= words {
+                        break;
+                    }
+                }
+            }
+            desc.hint = word.min(words - 1) as u16;
+            desc.free -= count;
+            (*local.as_ptr()).bins[class].word = u32::from(base + count) | TICKS;
+            Some(())
+        }
+    }
+
+    /// The current slab of a class if it has a free object, or the next one.
+    unsafe fn slab_with_free<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        runs: &mut R,
+    ) -> Option<NonNull<Desc>> {
+        // SAFETY: the caller promises class and part; what is in a list is a slab.
+        unsafe {
+            let slabs = &raw mut (*local.as_ptr()).classes[class];
+            if let Some(current) = NonNull::new((*slabs).current)
+                && current.as_ref().free > 0
+            {
+                return Some(current);
+            }
+            let next = if let Some(first) = NonNull::new((*slabs).first) {
+                if first.as_ref().free == first.as_ref().capacity {
+                    (*slabs).empty -= 1;
+                }
+                Self::unlist(slabs, first);
+                first
+            } else {
+                match runs.slab(class, local)? {
+                    NewSlab::Run(run) => Self::divide(local, class, run),
+                    NewSlab::Adopted(slab) => slab,
+                }
+            };
+            (*local.as_ptr()).table = runs.table();
+            (*slabs).current = next.as_ptr();
+            Some(next)
+        }
+    }
+
+    /// Makes a slab of a run: all its objects are free.
+    unsafe fn divide(local: NonNull<Self>, class: usize, run: Run) -> NonNull<Desc> {
+        let slab = run.desc();
+        // SAFETY: the run was just given.
+        unsafe {
+            let capacity = capacity(class, TABLE[class].size as usize, run.pages);
+            let desc = &mut *slab.as_ptr();
+            desc.owner.store(local.as_ptr(), Relaxed);
+            desc.capacity = capacity as u16;
+            desc.free = capacity as u16;
+            desc.hint = 0;
+            desc.listed = false;
+            let (first, words) = Self::bits(slab, class);
+            for word in 0..words {
+                let here = (capacity - word * 64).min(64);
+                first.add(word).write(u64::MAX >> (64 - here));
+            }
+            for page in 0..run.pages {
+                (*Chunk::desc(run.chunk, run.page + page).as_ptr()).delta = page as u8;
+            }
+            let entry = (*local.as_ptr()).tag | class as u32;
+            Chunk::mark(run.chunk, run.page, run.pages, entry);
+        }
+        slab
+    }
+
+    // ---- Emptying a bin -------------------------------------------------------------------------
+
+    /// Gives the older half of a full bin back to the slabs, and has room for more from now on.
+    ///
+    /// # Safety
+    ///
+    /// `class` is one. The part is this thread's.
+    pub(crate) unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            let count = u32::from(TABLE[class].base);
+            let bin = &mut (*local.as_ptr()).bins[class];
+            let held = (bin.word & INDEX) - count;
+            Self::flush_some(local, class, held.div_ceil(2) as usize, runs);
+            let bin = &mut (*local.as_ptr()).bins[class];
+            let (base, most) = (TABLE[class].base, TABLE[class].most);
+            bin.full = base + ((bin.full - base) * 2).min(most);
+        }
+    }
+
+    /// Gives the `count` oldest objects of a bin back.
+    unsafe fn flush_some<R: Runs>(local: NonNull<Self>, class: usize, count: usize, runs: &mut R) {
+        // SAFETY: the caller promises class and part, and that the bin has that many.
+        unsafe {
+            let bottom = (&raw mut (*local.as_ptr()).slots)
+                .cast::<*mut u8>()
+                .add(usize::from(TABLE[class].base) + 1);
+            let held = ((*local.as_ptr()).bins[class].word & INDEX) as usize;
+            let rest = held - usize::from(TABLE[class].base) - count;
+            for at in 0..count {
+                if let Some(object) = NonNull::new(bottom.add(at).read()) {
+                    Self::send_home(local, class, object, runs);
+                }
+            }
+            ptr::copy(bottom.add(count), bottom, rest);
+            (*local.as_ptr()).bins[class].word -= count as u32;
+        }
+    }
+
+    /// Gives back everything that is at hand.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn flush_all<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        for class in 0..ALL {
+            // SAFETY: the caller promises the part.
+            unsafe {
+                let held = (*local.as_ptr()).bins[class].word & INDEX;
+                let count = held as usize - usize::from(TABLE[class].base);
+                Self::flush_some(local, class, count, runs);
+            }
+        }
+        // SAFETY: as above.
+        unsafe {
+            Self::receive(local, runs);
+            Self::send(local, runs);
+        }
+    }
+
+    /// Gives an object back to its slab, here or at another thread's.
+    pub(crate) unsafe fn send_home<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises an object that was freed.
+        unsafe {
+            let addr = object.addr().get();
+            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
+                return runs.misuse(HeapError::InvalidFree(addr));
+            };
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            if entry & KIND != class as u32 {
+                // Its size was not the one that it was freed with.
+                return runs.misuse(HeapError::InvalidFree(addr));
+            }
+            if entry == (*local.as_ptr()).tag | class as u32 {
+                match Self::free(local, class, chunk.cast(), page, addr) {
+                    Ok(None) => {}
+                    Ok(Some(run)) => runs.release(run),
+                    Err(error) => runs.misuse(error),
+                }
+            } else {
+                Self::free_elsewhere(local, class, object, runs);
+            }
+        }
+    }
+
+    /// The chunk of an address, and its page there, by the newest table if need be.
+    pub(crate) unsafe fn locate<R: Runs>(
+        local: NonNull<Self>,
+        addr: usize,
+        runs: &mut R,
+    ) -> Option<(NonNull<u8>, usize)> {
+        // SAFETY: tables live as long as the heap.
+        unsafe {
+            Table::find((*local.as_ptr()).table, addr).or_else(|| {
+                (*local.as_ptr()).table = runs.table();
+                Table::find((*local.as_ptr()).table, addr)
+            })
+        }
+    }
+
+    /// The slab and the number of an object, by an address in one of the slab's pages.
+    unsafe fn object(
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        addr: usize,
+    ) -> Result<(NonNull<Desc>, usize), HeapError> {
+        // SAFETY: the caller promises a page of a slab.
+        unsafe {
+            let fixed = &TABLE[class];
+            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
+            let slab = Chunk::desc(chunk, head);
+            let offset = addr - Chunk::page(chunk, head).addr().get();
+            let index = ((offset as u64 * u64::from(fixed.reciprocal)) >> 32) as usize;
+            if index * fixed.size as usize != offset || index >= usize::from(slab.as_ref().capacity)
+            {
+                return Err(HeapError::InvalidFree(addr));
+            }
+            Ok((slab, index))
+        }
+    }
+
+    /// Whether an address is that of an object in use, as far as its slab knows.
+    ///
+    /// # Errors
+    ///
+    /// It is free already, or no object.
+    ///
+    /// # Safety
+    ///
+    /// The page is one of a slab.
+    pub(crate) unsafe fn verify(
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        addr: usize,
+    ) -> Result<(), HeapError> {
+        // SAFETY: the caller promises a page of a slab.
+        unsafe {
+            let (slab, index) = Self::object(class, chunk, page, addr)?;
+            let (first, _) = Self::bits(slab, class);
+            if first.add(index / 64).read() >> (index % 64) & 1 != 0 {
+                return Err(HeapError::DoubleFree(addr));
+            }
+            Ok(())
+        }
+    }
+
+    /// Sets the bit of an object in a slab of ours. The slab's run, if it is to be given back.
+    ///
+    /// # Errors
+    ///
+    /// It is free already, or no object.
+    ///
+    /// # Safety
+    ///
+    /// The page is one of a slab of ours, or of an orphan's that we look after.
+    pub(crate) unsafe fn free(
+        local: NonNull<Self>,
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        addr: usize,
+    ) -> Result<Option<Run>, HeapError> {
+        // SAFETY: the caller promises a page of a slab.
+        unsafe {
+            let (slab, index) = Self::object(class, chunk, page, addr)?;
+            let (first, _) = Self::bits(slab, class);
+            let word = first.add(index / 64);
+            let bit = 1 << (index % 64);
+            if *word & bit != 0 {
+                return Err(HeapError::DoubleFree(addr));
+            }
+            *word |= bit;
+            let desc = &mut *slab.as_ptr();
+            desc.free += 1;
+            desc.hint = desc.hint.min((index / 64) as u16);
+            if desc.free > 1 && desc.free < desc.capacity {
+                return Ok(None);
+            }
+            Ok(Self::relist(local, class, slab))
+        }
+    }
+
+    /// A slab has its first free object, or its last object has become free.
+    #[cold]
+    #[inline(never)]
+    unsafe fn relist(local: NonNull<Self>, class: usize, slab: NonNull<Desc>) -> Option<Run> {
+        // SAFETY: the caller promises a slab of ours.
+        unsafe {
+            let slabs = &raw mut (*local.as_ptr()).classes[class];
+            if (*slabs).current == slab.as_ptr() {
+                return None;
+            }
+            if slab.as_ref().free < slab.as_ref().capacity {
+                Self::list(slabs, slab);
+                return None;
+            }
+            if !slab.as_ref().listed {
+                Self::list(slabs, slab);
+            }
+            if (*slabs).empty == 0 {
+                // One is kept, so that a class at a boundary does not take and give pages all the time.
+                (*slabs).empty = 1;
+                return None;
+            }
+            Self::unlist(slabs, slab);
+            Some(Self::run(slab))
+        }
+    }
+
+    unsafe fn list(slabs: *mut Slabs, slab: NonNull<Desc>) {
+        // SAFETY: the caller promises a slab in no list.
+        unsafe {
+            let desc = slab.as_ptr();
+            (*desc).listed = true;
+            (*desc).next = ptr::null_mut();
+            (*desc).previous = (*slabs).last;
+            match (*slabs).last.as_mut() {
+                Some(last) => last.next = desc,
+                None => (*slabs).first = desc,
+            }
+            (*slabs).last = desc;
+        }
+    }
+
+    unsafe fn unlist(slabs: *mut Slabs, slab: NonNull<Desc>) {
+        // SAFETY: the caller promises a slab of this list.
+        unsafe {
+            let desc = slab.as_ptr();
+            (*desc).listed = false;
+            match (*desc).previous.as_mut() {
+                Some(previous) => previous.next = (*desc).next,
+                None => (*slabs).first = (*desc).next,
+            }
+            match (*desc).next.as_mut() {
+                Some(next) => next.previous = (*desc).previous,
+                None => (*slabs).last = (*desc).previous,
+            }
+        }
+    }
+
+    /// The bits of a slab, and how many words they are.
+    pub(crate) unsafe fn bits(slab: NonNull<Desc>, class: usize) -> (*mut u64, usize) {
+        let words = unsafe { usize::from(slab.as_ref().capacity) }.div_ceil(64);
+        // SAFETY: the caller promises a slab of that class.
+        unsafe {
+            if class == BITS_IN_SLAB {
+                (Self::start(slab).as_ptr().add(PAGE - SLAB_BITS).cast(), words)
+            } else {
+                debug_assert!(words <= WORDS);
+                ((&raw mut (*slab.as_ptr()).bits).cast(), words)
+            }
+        }
+    }
+
+    /// The chunk of a slab.
+    unsafe fn chunk(slab: NonNull<Desc>) -> NonNull<Chunk> {
+        // SAFETY: the caller promises a slab of a chunk; its owner's tables know how long chunks are.
+        unsafe {
+            let shift = (*(*slab.as_ref().owner.load(Relaxed)).table).shift;
+            let base = slab.addr().get() >> shift << shift;
+            slab.cast::<u8>().sub(slab.addr().get() - base).cast()
+        }
+    }
+
+    /// The first byte of a slab.
+    unsafe fn start(slab: NonNull<Desc>) -> NonNull<u8> {
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            let chunk = Self::chunk(slab);
+            Chunk::page(chunk, Chunk::page_of(chunk, slab))
+        }
+    }
+
+    /// The run of a slab.
+    unsafe fn run(slab: NonNull<Desc>) -> Run {
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            let chunk = Self::chunk(slab);
+            let page = Chunk::page_of(chunk, slab);
+            Run { chunk, page, pages: slab.as_ref().pages(), zeroed: false }
+        }
+    }
+
+    // ---- Other threads' objects -----------------------------------------------------------------
+
+    /// Puts an object of another thread's slab with those that go home.
+    ///
+    /// # Safety
+    ///
+    /// The object was freed, and is of that class. The part is this thread's.
+    pub(crate) unsafe fn free_elsewhere<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises object and part.
+        unsafe {
+            let outgoing = &mut (*local.as_ptr()).outgoing;
+            outgoing.objects[outgoing.count] = object.as_ptr();
+            outgoing.count += 1;
+            outgoing.bytes += TABLE[class].size as usize;
+            if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
+                Self::send(local, runs);
+            }
+        }
+    }
+
+    /// Sends home what has gathered: a parcel to each owner.
+    pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
+        unsafe {
+            let count = (*local.as_ptr()).outgoing.count;
+            let mut objects = [ptr::null_mut(); PARCEL];
+            let outgoing = &mut (*local.as_ptr()).outgoing;
+            objects[..count].copy_from_slice(&outgoing.objects[..count]);
+            (outgoing.count, outgoing.bytes) = (0, 0);
+            let table = runs.table();
+            let mut left = count;
+            while left > 0 {
+                let Some(owner) = Self::owner(table, objects[0]) else {
+                    left -= 1;
+                    objects[0] = objects[left];
+                    continue;
+                };
+                let parcel = if R::PACKS { Self::parcel(local, runs) } else { None };
+                let (mut kept, mut packed) = (0, 0);
+                for at in 0..left {
+                    let object = objects[at];
+                    if Self::owner(table, object) != Some(owner) {
+                        objects[kept] = object;
+                        kept += 1;
+                    } else if let Some(parcel) = parcel {
+                        (*parcel.as_ptr()).objects[packed] = object;
+                        packed += 1;
+                    } else if let Some(object) = NonNull::new(object.cast::<Parcel>()) {
+                        // For want of memory an object is sent as it is: any is as long as the head of a parcel.
+                        (*object.as_ptr()).count = 0;
+                        owner.as_ref().mailbox.push(object);
+                    }
+                }
+                left = kept;
+                if let Some(parcel) = parcel {
+                    (*parcel.as_ptr()).count = packed;
+                    owner.as_ref().mailbox.push(parcel);
+                }
+            }
+        }
+    }
+
+    /// An object of ours to put others into.
+    unsafe fn parcel<R: Runs>(local: NonNull<Self>, runs: &mut R) -> Option<NonNull<Parcel>> {
+        // SAFETY: the caller promises its own part. The bin is filled without looking into the mailbox.
+        unsafe {
+            Self::start_ticking(local, PARCELS);
+            if let Some(object) = Self::pop(local, PARCELS) {
+                return Some(object.cast());
+            }
+            Self::fill(local, PARCELS, 4, runs)?;
+            Self::pop(local, PARCELS).map(NonNull::cast)
+        }
+    }
+
+    /// The owner of the slab that an object is in.
+    ///
+    /// # Safety
+    ///
+    /// `table` is one of the heap; the address is that of an object, if it is in a chunk at all.
+    pub(crate) unsafe fn owner(table: *const Table, object: *mut u8) -> Option<NonNull<Self>> {
+        // SAFETY: the caller promises a freed object of a slab.
+        unsafe {
+            let (chunk, page) = Table::find(table, object.addr())?;
+            let chunk = chunk.cast::<Chunk>();
+            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
+            NonNull::new(Chunk::desc(chunk, head).as_ref().owner.load(Relaxed))
+        }
+    }
+
+    /// Takes in what others left in the mailbox.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or an orphan's that it looks after.
+    pub(crate) unsafe fn receive<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises the part. Parcels are ours once taken.
+        unsafe {
+            let mut parcel = (*local.as_ptr()).mailbox.take_all();
+            while let Some(here) = NonNull::new(parcel) {
+                parcel = here.as_ref().next;
+                for &object in here.as_ref().objects() {
+                    if let Some(object) = NonNull::new(object) {
+                        Self::take_in(local, object, runs);
+                    }
+                }
+                Self::take_in(local, here.cast(), runs);
+            }
+        }
+    }
+
+    /// An object has come home: it is kept at hand or given back to its slab. If the slab has another owner by now, it
+    /// goes on.
+    unsafe fn take_in<R: Runs>(local: NonNull<Self>, object: NonNull<u8>, runs: &mut R) {
+        // SAFETY: the caller promises a freed object.
+        unsafe {
+            let addr = object.addr().get();
+            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
+                return runs.misuse(HeapError::InvalidFree(addr));
+            };
+            let class = (Chunk::entry(chunk, page).load(Relaxed) & KIND) as usize;
+            if class >= ALL {
+                return runs.misuse(HeapError::InvalidFree(addr));
+            }
+            let at_hand = !(*local.as_ptr()).orphan && R::AT_HAND;
+            if Chunk::entry(chunk, page).load(Relaxed) ^ (*local.as_ptr()).tag == class as u32
+                && at_hand
+                && let Ok(true) = Self::push(local, class, object)
+            {
+                return;
+            }
+            Self::send_home(local, class, object, runs);
+        }
+    }
+
+    // ---- The end of a thread --------------------------------------------------------------------
+
+    /// Puts every slab that has free objects into its list, and gives back those without an object in use.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or an orphan's that it looks after.
+    pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        for class in 0..ALL {
+            // SAFETY: the caller promises the part; what is in a list is a slab.
+            unsafe {
+                let slabs = &raw mut (*local.as_ptr()).classes[class];
+                if let Some(current) = NonNull::new((*slabs).current) {
+                    (*slabs).current = ptr::null_mut();
+                    if current.as_ref().free > 0 {
+                        Self::list(slabs, current);
+                    }
+                }
+                (*slabs).empty = 0;
+                let mut slab = (*slabs).first;
+                while let Some(here) = NonNull::new(slab) {
+                    slab = here.as_ref().next;
+                    if here.as_ref().free == here.as_ref().capacity {
+                        Self::unlist(slabs, here);
+                        runs.release(Self::run(here));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a slab with free objects from an orphan.
+    ///
+    /// # Safety
+    ///
+    /// `orphan` is one, and the lock of the page heap is held; `local` is this thread's part.
+    pub(crate) unsafe fn adopt(
+        local: NonNull<Self>,
+        orphan: NonNull<Self>,
+        class: usize,
+    ) -> Option<NonNull<Desc>> {
+        // SAFETY: the caller promises both parts.
+        unsafe {
+            let slabs = &raw mut (*orphan.as_ptr()).classes[class];
+            let slab = NonNull::new((*slabs).first)?;
+            if slab.as_ref().free == slab.as_ref().capacity {
+                (*slabs).empty = (*slabs).empty.saturating_sub(1);
+            }
+            Self::unlist(slabs, slab);
+            let run = Self::run(slab);
+            slab.as_ref().owner.store(local.as_ptr(), Relaxed);
+            let entry = (*local.as_ptr()).tag | class as u32;
+            Chunk::mark(run.chunk, run.page, run.pages, entry);
+            Some(slab)
+        }
+    }
+
+    // ---- Looking --------------------------------------------------------------------------------
+
+    /// Visits the objects of a class that are at hand.
+    ///
+    /// # Safety
+    ///
+    /// The part is not in use; if it is, what is read is stale and no more.
+    pub(crate) unsafe fn at_hand(
+        local: NonNull<Self>,
+        class: usize,
+        visit: &mut dyn FnMut(*mut u8),
+    ) {
+        // SAFETY: the slots are those of the class, whatever the index is.
+        unsafe {
+            let local = local.as_ptr();
+            let count = ((*local).bins[class].word & INDEX) as usize;
+            let base = usize::from(TABLE[class].base);
+            let count = count.saturating_sub(base).min(usize::from(TABLE[class].most));
+            let first = (&raw mut (*local).slots).cast::<*mut u8>().add(base + 1);
+            (0..count).for_each(|at| visit(first.add(at).read()));
+        }
+    }
+
+    /// Visits the objects that are on their way home, to others and, if the part is that of the caller, from others.
+    ///
+    /// # Safety
+    ///
+    /// As [`at_hand`](Self::at_hand).
+    pub(crate) unsafe fn on_their_way(
+        local: NonNull<Self>,
+        own: bool,
+        visit: &mut dyn FnMut(*mut u8),
+    ) {
+        // SAFETY: only the owner takes parcels out of a mailbox, so those in it stay as they are.
+        unsafe {
+            let first = (&raw mut (*local.as_ptr()).outgoing.objects).cast::<*mut u8>();
+            let count = (*local.as_ptr()).outgoing.count.min(PARCEL);
+            (0..count).for_each(|at| visit(first.add(at).read()));
+            let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
+            while let Some(here) = NonNull::new(parcel) {
+                visit(parcel.cast());
+                here.as_ref().objects().iter().for_each(|&object| visit(object));
+                parcel = here.as_ref().next;
+            }
+        }
+    }
+
+    /// Whether a slab is listed, or the current one, as its free objects ask for; and how many of its bits are set.
+    pub(crate) unsafe fn is_in_place(
+        local: NonNull<Self>,
+        class: usize,
+        slab: NonNull<Desc>,
+    ) -> bool {
+        // SAFETY: the caller promises a slab of the part.
+        unsafe {
+            let current = (*local.as_ptr()).classes[class].current == slab.as_ptr();
+            current != slab.as_ref().listed && (current || slab.as_ref().free > 0)
+                || !current && !slab.as_ref().listed && slab.as_ref().free == 0
+        }
+    }
+}

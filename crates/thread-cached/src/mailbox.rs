@@ -1,0 +1,88 @@
+//! Where other threads leave what they freed for the owner of its slabs.
+//!
+//! A stack onto which any thread pushes and of which the owner takes all at once, so that there is no ABA (R. Kent
+//! Treiber, *Systems Programming: Coping with Parallelism*, 1986). What is pushed are *parcels*, arrays of pointers, so
+//! that neither side touches the objects: one exchange for each parcel on either side.
+
+use core::ptr::{self, NonNull};
+
+#[cfg(not(loom))]
+use core::sync::atomic::AtomicPtr;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+#[cfg(loom)]
+use loom::sync::atomic::AtomicPtr;
+
+/// How many objects a parcel holds.
+pub(crate) const PARCEL: usize = 126;
+
+/// Objects on their way home.
+#[repr(C)]
+pub(crate) struct Parcel {
+    /// The parcel below in the stack.
+    pub(crate) next: *mut Parcel,
+    /// How many objects it holds. None, if the parcel is itself an object on its way home, for want of memory.
+    pub(crate) count: usize,
+    pub(crate) objects: [*mut u8; PARCEL],
+}
+
+impl Parcel {
+    /// What it holds.
+    pub(crate) fn objects(&self) -> &[*mut u8] {
+        &self.objects[..self.count.min(PARCEL)]
+    }
+}
+
+/// A stack of parcels.
+#[repr(align(64))]
+pub(crate) struct Mailbox {
+    top: AtomicPtr<Parcel>,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self { top: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self { top: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Whether there is nothing in it, as far as can be seen without waiting.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.top.load(Relaxed).is_null()
+    }
+
+    /// The parcel left last; for the owner to look at.
+    pub(crate) fn top(&self) -> *mut Parcel {
+        self.top.load(Acquire)
+    }
+
+    /// Leaves a parcel.
+    ///
+    /// # Safety
+    ///
+    /// The parcel is the caller's, and is the receiver's from now on.
+    pub(crate) unsafe fn push(&self, parcel: NonNull<Parcel>) {
+        let mut top = self.top.load(Relaxed);
+        loop {
+            // SAFETY: the parcel is ours until the exchange succeeds.
+            unsafe { (*parcel.as_ptr()).next = top };
+            match self.top.compare_exchange_weak(top, parcel.as_ptr(), Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    /// Takes all parcels, the last one first.
+    pub(crate) fn take_all(&self) -> *mut Parcel {
+        if self.is_empty() {
+            return ptr::null_mut();
+        }
+        self.top.swap(ptr::null_mut(), Acquire)
+    }
+}

@@ -1,0 +1,854 @@
+//! The page heap: runs of pages, chosen by a policy, over a backend.
+//!
+//! Free runs are kept in two indexes of the same policy: *dirty* ones, whose pages are probably present in memory, and
+//! *clean* ones, which cost nothing but addresses. A request takes a dirty run if one serves, then a clean one, then
+//! the backend is asked for another chunk. Neighbours of the same kind are merged at once (boundary tags: Knuth 1968).
+//!
+//! Dirty pages decay: what was not needed for a tenth of a second is discarded by halves, and what exceeds a bound at
+//! once (Jason Evans, *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). And a large run that
+//! only a clean one serves first makes as many dirty pages clean, so that what is present does not grow by it.
+//!
+//! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
+//! kind; `pages` of an index is the sum of its runs.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+
+use heapwright_backends::Counting;
+use heapwright_core::{
+    Broken, FreeBlock, HeapBackend, OutOfMemory, Policy, Region, Request, ensure,
+};
+
+use crate::chunk::{
+    CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, LARGE, Table, block_of, desc_of,
+};
+use crate::classes::PAGE;
+
+/// The binary logarithm of the length of a chunk, where the backend has that much.
+const CHUNK_SHIFT: u32 = 25;
+/// The least chunk: for small arenas.
+const LEAST_SHIFT: u32 = 16;
+/// Units of the address space that the first table covers.
+const FIRST_UNITS: usize = 256;
+
+/// Dirty pages beyond this many, and a quarter of those in use, are discarded at once.
+const DIRTY_BOUND: usize = (64 << 20) / PAGE;
+/// From this many pages on a request makes dirty pages clean before it takes clean ones.
+const EXCHANGES: usize = 4;
+/// How often dirty pages decay, in milliseconds.
+pub(crate) const DECAY: u64 = 100;
+
+/// Free runs of one kind.
+struct Index<P> {
+    policy: P,
+    pages: usize,
+}
+
+impl<P: Policy> Index<P> {
+    const NEW: Self = Self { policy: P::NEW, pages: 0 };
+}
+
+/// A run of pages.
+#[derive(Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) chunk: NonNull<Chunk>,
+    pub(crate) page: usize,
+    pub(crate) pages: usize,
+    /// Whether all of it is zero.
+    pub(crate) zeroed: bool,
+}
+
+impl Run {
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        // SAFETY: the run is one of the chunk.
+        unsafe { Chunk::page(self.chunk, self.page) }
+    }
+
+    pub(crate) fn desc(&self) -> NonNull<Desc> {
+        // SAFETY: the run is one of the chunk.
+        unsafe { Chunk::desc(self.chunk, self.page) }
+    }
+
+    fn region(&self) -> Region {
+        Region { start: self.start(), size: self.pages * PAGE, zeroed: false }
+    }
+}
+
+/// What lies in front of a block that has a mapping of its own.
+pub(crate) struct Mapping {
+    /// What the backend gave.
+    pub(crate) region: Region,
+    /// Bytes that the program may use.
+    pub(crate) bytes: usize,
+    pub(crate) next: *mut Mapping,
+    previous: *mut Mapping,
+}
+
+/// From the head of a mapping to the block.
+pub(crate) const BEFORE_BLOCK: usize = 64;
+/// The least distance of the block from the start of the mapping.
+const FRONT: usize = 4096;
+
+/// Runs of pages over the backend `B`, chosen by the policy `P`.
+pub(crate) struct Pages<B, P> {
+    source: Counting<B>,
+    dirty: Index<P>,
+    clean: Index<P>,
+    pub(crate) chunks: *mut Chunk,
+    pub(crate) mappings: *mut Mapping,
+    /// Regions that the backend did not take back, for other blocks.
+    spares: *mut Mapping,
+    pub(crate) table: *mut Table,
+    /// The binary logarithm of the length of chunks; zero before the first.
+    shift: u32,
+    /// Pages that serve something.
+    used: usize,
+    /// The fewest dirty pages since dirty pages last decayed.
+    idle: usize,
+    /// When that was.
+    decayed: u64,
+    /// Whether the backend can discard.
+    discards: bool,
+}
+
+// SAFETY: all pointers lead into regions that belong to the heap alone and go where it goes.
+unsafe impl<B: Send, P: Send> Send for Pages<B, P> {}
+
+impl<B: HeapBackend, P: Policy> Pages<B, P> {
+    pub(crate) const fn over(backend: B) -> Self {
+        Self {
+            source: Counting::over(backend),
+            dirty: Index::NEW,
+            clean: Index::NEW,
+            chunks: ptr::null_mut(),
+            mappings: ptr::null_mut(),
+            spares: ptr::null_mut(),
+            table: ptr::null_mut(),
+            shift: 0,
+            used: 0,
+            idle: 0,
+            decayed: 0,
+            discards: true,
+        }
+    }
+
+    /// The backend, of a heap that took nothing from it.
+    pub(crate) fn into_source(self) -> B {
+        self.source.into_inner()
+    }
+
+    /// The books on the backend.
+    pub(crate) fn source(&self) -> &Counting<B> {
+        &self.source
+    }
+
+    /// The most pages that a run may have: what a chunk has beside its head.
+    pub(crate) fn longest(&self) -> usize {
+        let shift = if self.shift == 0 { CHUNK_SHIFT } else { self.shift };
+        let pages = (1 << shift) / PAGE;
+        pages - (Chunk::enough_for(pages) - pages)
+    }
+
+    fn index(&mut self, kind: Entry) -> &mut Index<P> {
+        if kind == DIRTY { &mut self.dirty } else { &mut self.clean }
+    }
+
+    // ---- Runs -----------------------------------------------------------------------------------
+
+    /// A run of `pages` pages whose start is a multiple of `align` pages, a power of two. Its entries are the
+    /// caller's to set.
+    pub(crate) fn take(&mut self, pages: usize, align: usize) -> Option<Run> {
+        let run = self.find(pages, align)?;
+        self.used += pages;
+        self.idle = self.idle.min(self.dirty.pages);
+        Some(run)
+    }
+
+    fn find(&mut self, pages: usize, align: usize) -> Option<Run> {
+        let request = Request::new((pages + align - 1) * DESC);
+        if let Some(block) = self.dirty.policy.find(request) {
+            return Some(self.cut(DIRTY, block, pages, align));
+        }
+        if pages >= EXCHANGES && self.dirty.pages >= pages {
+            self.discard_down_to(self.dirty.pages - pages);
+        }
+        if let Some(block) = self.clean.policy.find(request) {
+            return Some(self.cut(CLEAN, block, pages, align));
+        }
+        if pages + align - 1 > self.longest() {
+            return None;
+        }
+        if self.grow(pages + align - 1).is_none() {
+            // The last resort: what is dirty and what is clean become neighbours.
+            self.discard_down_to(0);
+            if !self.discards {
+                self.soil();
+                let block = self.dirty.policy.find(request)?;
+                return Some(self.cut(DIRTY, block, pages, align));
+            }
+        }
+        let block = self.clean.policy.find(request)?;
+        Some(self.cut(CLEAN, block, pages, align))
+    }
+
+    /// Takes pages out of a free run, and puts back what is left in front and behind.
+    fn cut(&mut self, kind: Entry, block: FreeBlock, pages: usize, align: usize) -> Run {
+        // SAFETY: the block is in the index of its kind, and all its pages are free.
+        unsafe {
+            let (chunk, page) = self.place(desc_of(block));
+            let all = block.size() / DESC;
+            let front = page.wrapping_neg() & (align - 1);
+            let rest = all - front - pages;
+            let index = self.index(kind);
+            index.pages -= pages;
+            if front > 0 {
+                index.policy.remove(block);
+                self.lay(kind, chunk, page, front);
+                let cut = block_of(Chunk::desc(chunk, page), front);
+                self.index(kind).policy.insert(cut);
+                if rest > 0 {
+                    self.lay(kind, chunk, page + front + pages, rest);
+                    let cut = block_of(Chunk::desc(chunk, page + front + pages), rest);
+                    self.index(kind).policy.insert(cut);
+                }
+            } else if rest > 0 {
+                self.lay(kind, chunk, page + pages, rest);
+                let cut = block_of(Chunk::desc(chunk, page + pages), rest);
+                self.index(kind).policy.replace(block, cut);
+            } else {
+                index.policy.remove(block);
+            }
+            let run = Run {
+                chunk,
+                page: page + front,
+                pages,
+                zeroed: kind == CLEAN && chunk.as_ref().region.zeroed,
+            };
+            (*run.desc().as_ptr()).mark_used(pages);
+            (*chunk.as_ptr()).used += pages as u32;
+            run
+        }
+    }
+
+    /// Writes the marks of a free run: entries at its ends, and its foot. The header is the index's.
+    ///
+    /// # Safety
+    ///
+    /// The pages are free.
+    unsafe fn lay(&mut self, kind: Entry, chunk: NonNull<Chunk>, page: usize, pages: usize) {
+        // SAFETY: the caller promises free pages of the chunk.
+        unsafe {
+            let last = page + pages - 1;
+            Chunk::entry(chunk.cast(), page).store(kind, Relaxed);
+            Chunk::entry(chunk.cast(), last).store(kind, Relaxed);
+            (*Chunk::desc(chunk, last).as_ptr()).foot = pages as u32;
+        }
+    }
+
+    /// Where a descriptor is.
+    unsafe fn place(&self, desc: NonNull<Desc>) -> (NonNull<Chunk>, usize) {
+        let base = desc.addr().get() >> self.shift << self.shift;
+        // SAFETY: descriptors lie in the head of their chunk, which begins at a multiple of its length.
+        unsafe {
+            let chunk = desc.cast::<u8>().sub(desc.addr().get() - base).cast::<Chunk>();
+            (chunk, Chunk::page_of(chunk, desc))
+        }
+    }
+
+    /// Gives back a run.
+    ///
+    /// # Safety
+    ///
+    /// It was taken, and nobody uses it.
+    pub(crate) unsafe fn give(&mut self, run: Run) {
+        // SAFETY: the caller promises the run.
+        unsafe {
+            // A pointer into it is refused from now on.
+            Chunk::mark(run.chunk, run.page, run.pages, DIRTY);
+            (*run.chunk.as_ptr()).used -= run.pages as u32;
+            self.used -= run.pages;
+            self.put(DIRTY, run.chunk, run.page, run.pages);
+        }
+        let bound = DIRTY_BOUND + self.used / 4;
+        if self.dirty.pages > bound && self.discards {
+            self.discard_down_to(bound / 2);
+        }
+        self.decay();
+    }
+
+    /// Puts a free run into the index of its kind, merged with its neighbours there.
+    unsafe fn put(
+        &mut self,
+        kind: Entry,
+        chunk: NonNull<Chunk>,
+        mut page: usize,
+        mut pages: usize,
+    ) {
+        self.index(kind).pages += pages;
+        // SAFETY: an entry of a kind of free runs, next to a run, is at the end of another run of that kind.
+        unsafe {
+            let all = chunk.as_ref().pages as usize;
+            if page + pages < all && Chunk::entry(chunk.cast(), page + pages).load(Relaxed) == kind
+            {
+                let next = Chunk::desc(chunk, page + pages);
+                let size = next.as_ref().pages();
+                self.index(kind).policy.remove(block_of(next, size));
+                pages += size;
+            }
+            if Chunk::entry(chunk.cast(), page - 1).load(Relaxed) == kind {
+                let size = Chunk::desc(chunk, page - 1).as_ref().foot as usize;
+                let previous = Chunk::desc(chunk, page - size);
+                self.index(kind).policy.remove(block_of(previous, size));
+                page -= size;
+                pages += size;
+            }
+            self.lay(kind, chunk, page, pages);
+            let block = block_of(Chunk::desc(chunk, page), pages);
+            self.index(kind).policy.insert(block);
+        }
+    }
+
+    /// Makes a run in use longer where it stands, if what follows is free; its entries are set.
+    ///
+    /// # Safety
+    ///
+    /// It is a large block's.
+    pub(crate) unsafe fn extend(&mut self, run: Run, pages: usize) -> bool {
+        // SAFETY: the caller promises a run in use. Behind it is another run, or the end.
+        unsafe {
+            let more = pages - run.pages;
+            let next = run.page + run.pages;
+            if next >= run.chunk.as_ref().pages as usize {
+                return false;
+            }
+            let kind = Chunk::entry(run.chunk.cast(), next).load(Relaxed);
+            let desc = Chunk::desc(run.chunk, next);
+            if (kind != DIRTY && kind != CLEAN) || desc.as_ref().pages() < more {
+                return false;
+            }
+            let block = block_of(desc, desc.as_ref().pages());
+            let taken = self.cut(kind, block, more, 1);
+            self.used += more;
+            Chunk::mark(run.chunk, taken.page, more, INSIDE);
+            (*run.desc().as_ptr()).mark_used(pages);
+            true
+        }
+    }
+
+    /// Gives back the end of a run in use.
+    ///
+    /// # Safety
+    ///
+    /// It is a large block's, longer than `pages`, and nobody uses its end.
+    pub(crate) unsafe fn cut_end(&mut self, run: Run, pages: usize) {
+        // SAFETY: the caller promises the run.
+        unsafe {
+            (*run.desc().as_ptr()).mark_used(pages);
+            let end = Run { page: run.page + pages, pages: run.pages - pages, ..run };
+            self.give(end);
+        }
+    }
+
+    // ---- Decay ----------------------------------------------------------------------------------
+
+    /// Discards dirty runs until at most `keep` pages are dirty.
+    fn discard_down_to(&mut self, keep: usize) {
+        let mut chunk = self.chunks;
+        while let Some(at) = NonNull::new(chunk) {
+            // SAFETY: the list leads from chunk to chunk, and runs follow each other in each.
+            unsafe {
+                let mut page = at.as_ref().first as usize;
+                while page < at.as_ref().pages as usize {
+                    if self.dirty.pages <= keep || !self.discards {
+                        return;
+                    }
+                    let desc = Chunk::desc(at, page);
+                    let pages = desc.as_ref().pages();
+                    if Chunk::entry(at.cast(), page).load(Relaxed) == DIRTY {
+                        self.discard(Run { chunk: at, page, pages, zeroed: false });
+                    }
+                    page += pages;
+                }
+                chunk = at.as_ref().next;
+            }
+        }
+    }
+
+    /// Makes a dirty run clean.
+    unsafe fn discard(&mut self, run: Run) {
+        // SAFETY: the caller promises a dirty run, which is in its index.
+        unsafe {
+            let zero = self.source.discard(run.region());
+            if !zero {
+                self.discards = false;
+                return;
+            }
+            self.dirty.policy.remove(block_of(run.desc(), run.pages));
+            self.dirty.pages -= run.pages;
+            self.put(CLEAN, run.chunk, run.page, run.pages);
+        }
+    }
+
+    /// Makes all clean runs dirty, of a backend that discards nothing.
+    fn soil(&mut self) {
+        while let Some(block) = self.clean.policy.take(Request::new(DESC)) {
+            // SAFETY: the block was in the index, so it is a free run.
+            unsafe {
+                let pages = block.size() / DESC;
+                let (chunk, page) = self.place(desc_of(block));
+                self.clean.pages -= pages;
+                self.put(DIRTY, chunk, page, pages);
+            }
+        }
+    }
+
+    /// Lets time pass: of the dirty pages that were not needed since the last time, half are discarded.
+    pub(crate) fn decay(&mut self) {
+        if self.dirty.pages == 0 || !self.discards {
+            return;
+        }
+        let now = now();
+        if now < self.decayed + DECAY {
+            return;
+        }
+        if self.decayed > 0 {
+            let idle = self.idle.min(self.dirty.pages);
+            self.discard_down_to(self.dirty.pages - idle.div_ceil(2));
+        }
+        self.idle = self.dirty.pages;
+        self.decayed = now;
+    }
+
+    /// Discards all that is dirty, gives back chunks that serve nothing, and says how many bytes that was.
+    pub(crate) fn trim(&mut self) -> usize {
+        let dirty = self.dirty.pages;
+        self.discard_down_to(0);
+        let mut given = (dirty - self.dirty.pages) * PAGE;
+        let mut link = &raw mut self.chunks;
+        // SAFETY: the list leads from chunk to chunk. A chunk without a page in use is one dirty or clean run, or
+        // several; they leave the indexes first.
+        unsafe {
+            while let Some(chunk) = NonNull::new(*link) {
+                if chunk.as_ref().used > 0 {
+                    link = &raw mut (*chunk.as_ptr()).next;
+                    continue;
+                }
+                self.empty(chunk);
+                let region = chunk.as_ref().region;
+                let next = chunk.as_ref().next;
+                self.publish(chunk.addr().get(), ptr::null_mut());
+                // Backends that stack take only what they gave last.
+                let taken = self.source.shrink(region);
+                if taken == region.size {
+                    *link = next;
+                    given += taken;
+                } else {
+                    self.fill(chunk);
+                    link = &raw mut (*chunk.as_ptr()).next;
+                }
+            }
+        }
+        given
+    }
+
+    /// Takes all runs of a chunk out of the indexes.
+    unsafe fn empty(&mut self, chunk: NonNull<Chunk>) {
+        // SAFETY: the caller promises a chunk of which no page is in use.
+        unsafe {
+            let mut page = chunk.as_ref().first as usize;
+            while page < chunk.as_ref().pages as usize {
+                let desc = Chunk::desc(chunk, page);
+                let pages = desc.as_ref().pages();
+                let kind = Chunk::entry(chunk.cast(), page).load(Relaxed);
+                let index = self.index(kind);
+                index.policy.remove(block_of(desc, pages));
+                index.pages -= pages;
+                page += pages;
+            }
+        }
+    }
+
+    /// Makes all pages of a chunk one clean run, and makes it known.
+    unsafe fn fill(&mut self, chunk: NonNull<Chunk>) {
+        // SAFETY: the caller promises a chunk of which no page is in an index.
+        unsafe {
+            let Chunk { first, pages, .. } = *chunk.as_ptr();
+            let (first, pages) = (first as usize, pages as usize);
+            Chunk::mark(chunk, first, pages - first, CLEAN);
+            self.clean.pages += pages - first;
+            self.lay(CLEAN, chunk, first, pages - first);
+            let block = block_of(Chunk::desc(chunk, first), pages - first);
+            self.clean.policy.insert(block);
+            self.publish(chunk.addr().get(), chunk.as_ptr().cast());
+        }
+    }
+
+    // ---- Chunks ---------------------------------------------------------------------------------
+
+    /// Takes another chunk, one that has `pages` pages to give.
+    fn grow(&mut self, pages: usize) -> Option<()> {
+        let chunk = if self.shift == 0 {
+            let least = Chunk::enough_for(pages) * PAGE;
+            let shifts = (LEAST_SHIFT..=CHUNK_SHIFT).rev().filter(|&shift| 1 << shift >= least);
+            shifts.into_iter().find_map(|shift| self.chunk(shift))?
+        } else {
+            self.chunk(self.shift)?
+        };
+        if self.reach(chunk.addr().get()).is_err() {
+            // SAFETY: just given, and used by nobody.
+            unsafe { self.source.shrink(chunk.as_ref().region) };
+            return None;
+        }
+        // SAFETY: a new chunk, known to the table's range.
+        unsafe { self.fill(chunk) };
+        self.chunks = chunk.as_ptr();
+        Some(())
+    }
+
+    fn chunk(&mut self, shift: u32) -> Option<NonNull<Chunk>> {
+        let size = 1_usize << shift;
+        let region = self.source.grow(size, size).ok()?;
+        self.shift = shift;
+        // SAFETY: just given.
+        Some(unsafe { Chunk::make(region, size, self.chunks) })
+    }
+
+    /// Says of the unit of an address what it is, in every table that has it: threads read old ones too.
+    fn publish(&self, addr: usize, word: *mut u8) {
+        let mut table = self.table;
+        // SAFETY: tables live as long as the heap.
+        unsafe {
+            while let Some(known) = NonNull::new(table) {
+                let unit = (addr >> self.shift).wrapping_sub(known.as_ref().low);
+                if unit < known.as_ref().units {
+                    Table::unit(table, unit).store(word, Release);
+                }
+                table = known.as_ref().older;
+            }
+        }
+    }
+
+    /// Bytes of a table that covers what the first one covers.
+    pub(crate) const FIRST_TABLE: usize = Table::bytes(FIRST_UNITS);
+
+    /// Lays the first table, around the first chunk.
+    ///
+    /// # Safety
+    ///
+    /// `at` has room for [`FIRST_TABLE`](Self::FIRST_TABLE) bytes, for as long as the heap lives.
+    pub(crate) unsafe fn lay_first_table(&mut self, at: NonNull<Table>) {
+        let Some(chunk) = NonNull::new(self.chunks) else { return };
+        let low = (chunk.addr().get() >> self.shift).saturating_sub(FIRST_UNITS / 8);
+        // SAFETY: the caller promises the room.
+        unsafe { self.lay_table(at, low, FIRST_UNITS, None) };
+    }
+
+    unsafe fn lay_table(
+        &mut self,
+        at: NonNull<Table>,
+        low: usize,
+        units: usize,
+        region: Option<Region>,
+    ) {
+        // SAFETY: the caller promises the room. What a table says is written before it is published.
+        unsafe {
+            if !region.is_some_and(|region| region.zeroed) {
+                ptr::write_bytes(at.as_ptr().cast::<u8>(), 0, Table::bytes(units));
+            }
+            at.write(Table { shift: self.shift, low, units, older: self.table, region });
+            let mut chunk = self.chunks;
+            while let Some(known) = NonNull::new(chunk) {
+                let unit = (known.addr().get() >> self.shift) - low;
+                Table::unit(at.as_ptr(), unit).store(chunk.cast(), Relaxed);
+                chunk = known.as_ref().next;
+            }
+            let mut mapping = self.mappings;
+            while let Some(known) = NonNull::new(mapping) {
+                let unit = ((known.addr().get() + BEFORE_BLOCK) >> self.shift) - low;
+                Table::unit(at.as_ptr(), unit).store(mapping.cast(), Relaxed);
+                mapping = known.as_ref().next;
+            }
+        }
+        self.table = at.as_ptr();
+    }
+
+    /// Makes the table cover an address.
+    fn reach(&mut self, addr: usize) -> Result<(), OutOfMemory> {
+        if self.table.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the table is one.
+        let (low, units) = unsafe { ((*self.table).low, (*self.table).units) };
+        let unit = addr >> self.shift;
+        if unit >= low && unit < low + units {
+            return Ok(());
+        }
+        let low = low.min(unit.saturating_sub(units));
+        let high = (unsafe { (*self.table).low } + units).max(unit + 1) + units;
+        let units = high - low;
+        let region = self.source.grow(Table::bytes(units), self.source.page_size().min(4096))?;
+        // SAFETY: just given.
+        unsafe { self.lay_table(region.start.cast(), low, units, Some(region)) };
+        Ok(())
+    }
+
+    // ---- Mappings -------------------------------------------------------------------------------
+
+    /// A block with a mapping of its own, and whether it is zero.
+    pub(crate) fn map(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
+        let front = align.max(FRONT);
+        let all = size.checked_add(front)?;
+        if self.shift == 0 {
+            return None;
+        }
+        let region = match self.spare(all, front) {
+            Some(region) => region,
+            None => self.source.map(all, front).or_else(|_| self.source.grow(all, front)).ok()?,
+        };
+        // SAFETY: just given; the block begins `front` bytes into it.
+        unsafe {
+            let block = region.start.add(front);
+            let unit = self.word(block.addr().get());
+            if self.reach(block.addr().get()).is_err() || !unit.is_null() {
+                self.put_back(block, region);
+                return None;
+            }
+            self.link(block, region);
+            Some((block, region.zeroed))
+        }
+    }
+
+    /// What the table says of the unit of an address.
+    fn word(&self, addr: usize) -> *mut u8 {
+        // SAFETY: there is a table from the first chunk on.
+        unsafe { Table::word(self.table, addr) }
+    }
+
+    /// A region that the backend did not take back.
+    fn spare(&mut self, size: usize, align: usize) -> Option<Region> {
+        let mut link = &raw mut self.spares;
+        // SAFETY: the list leads through regions that are ours and serve nothing.
+        unsafe {
+            while let Some(spare) = NonNull::new(*link) {
+                let region = spare.as_ref().region;
+                if region.size >= size && region.addr() & (align - 1) == 0 {
+                    *link = spare.as_ref().next;
+                    return Some(Region { zeroed: false, ..region });
+                }
+                link = &raw mut (*spare.as_ptr()).next;
+            }
+        }
+        None
+    }
+
+    /// Gives a region back, or keeps what the backend does not take.
+    unsafe fn put_back(&mut self, block: NonNull<u8>, region: Region) {
+        // SAFETY: the caller promises a region of ours that serves nothing.
+        unsafe {
+            let taken = self.source.shrink(region);
+            let left = region.size - taken;
+            if left > block.addr().get() - region.addr() {
+                let spare = block.sub(BEFORE_BLOCK).cast::<Mapping>();
+                let region = Region { size: left, ..region };
+                let next = self.spares;
+                spare.write(Mapping { region, bytes: 0, next, previous: ptr::null_mut() });
+                self.spares = spare.as_ptr();
+            }
+        }
+    }
+
+    /// Makes a mapping known.
+    unsafe fn link(&mut self, block: NonNull<u8>, region: Region) {
+        // SAFETY: the caller promises a region and a block in it, with room in front.
+        unsafe {
+            let mapping = block.sub(BEFORE_BLOCK).cast::<Mapping>();
+            mapping.write(Mapping {
+                region,
+                bytes: region.end() - block.addr().get(),
+                next: self.mappings,
+                previous: ptr::null_mut(),
+            });
+            if let Some(next) = self.mappings.as_mut() {
+                next.previous = mapping.as_ptr();
+            }
+            self.mappings = mapping.as_ptr();
+            self.publish(block.addr().get(), mapping.as_ptr().cast());
+        }
+    }
+
+    unsafe fn unlink(&mut self, mapping: NonNull<Mapping>) {
+        // SAFETY: the caller promises a mapping of the list.
+        unsafe {
+            let Mapping { next, previous, .. } = *mapping.as_ptr();
+            if let Some(next) = next.as_mut() {
+                next.previous = previous;
+            }
+            match previous.as_mut() {
+                Some(previous) => previous.next = next,
+                None => self.mappings = next,
+            }
+            self.publish(mapping.addr().get() + BEFORE_BLOCK, ptr::null_mut());
+        }
+    }
+
+    /// Gives back a block with its mapping.
+    ///
+    /// # Safety
+    ///
+    /// The mapping is the heap's and nobody uses it.
+    pub(crate) unsafe fn unmap(&mut self, mapping: NonNull<Mapping>) {
+        // SAFETY: the caller promises the mapping.
+        unsafe {
+            self.unlink(mapping);
+            let region = mapping.as_ref().region;
+            self.put_back(mapping.cast::<u8>().add(BEFORE_BLOCK), region);
+        }
+    }
+
+    /// Changes the size of a block that has a mapping of its own, which may move with its contents.
+    ///
+    /// # Safety
+    ///
+    /// The mapping is the heap's.
+    pub(crate) unsafe fn remap(
+        &mut self,
+        mapping: NonNull<Mapping>,
+        size: usize,
+        may_move: bool,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: the caller promises the mapping.
+        unsafe {
+            let region = mapping.as_ref().region;
+            let front = mapping.addr().get() + BEFORE_BLOCK - region.addr();
+            let may_move = may_move && front == FRONT;
+            let new_size = size.checked_add(front)?;
+            self.unlink(mapping);
+            let old = mapping.cast::<u8>().add(BEFORE_BLOCK);
+            let Some(new) = self.source.resize(region, new_size, may_move) else {
+                self.link(old, region);
+                return None;
+            };
+            let block = new.start.add(front);
+            if self.reach(block.addr().get()).is_err() {
+                // No room for a larger table: back to where it was, if the kernel lets it.
+                let back = self.source.resize(new, region.size, true)?;
+                self.link(back.start.add(front), back);
+                return None;
+            }
+            self.link(block, new);
+            Some(block)
+        }
+    }
+
+    // ---- The end --------------------------------------------------------------------------------
+
+    /// Gives everything back.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses anything of the heap any more, and `self` does not lie in it.
+    pub(crate) unsafe fn give_all_back(&mut self) {
+        // SAFETY: the caller promises that nothing is used any more; what is read of a thing is read before it goes.
+        unsafe {
+            while let Some(mapping) = NonNull::new(self.mappings) {
+                self.mappings = mapping.as_ref().next;
+                self.source.shrink(mapping.as_ref().region);
+            }
+            while let Some(spare) = NonNull::new(self.spares) {
+                self.spares = spare.as_ref().next;
+                self.source.shrink(spare.as_ref().region);
+            }
+            let mut table = self.table;
+            while let Some(known) = NonNull::new(table) {
+                table = known.as_ref().older;
+                if let Some(region) = known.as_ref().region {
+                    self.source.shrink(region);
+                }
+            }
+            while let Some(chunk) = NonNull::new(self.chunks) {
+                self.chunks = chunk.as_ref().next;
+                self.source.shrink(chunk.as_ref().region);
+            }
+        }
+    }
+
+    // ---- Looking --------------------------------------------------------------------------------
+
+    /// Visits the runs of a chunk, by rising address: the first page, how many, and the entry.
+    pub(crate) unsafe fn runs(chunk: NonNull<Chunk>, visit: &mut dyn FnMut(Run, Entry)) {
+        // SAFETY: the caller promises a chunk and the lock of the page heap.
+        unsafe {
+            let mut page = chunk.as_ref().first as usize;
+            while page < chunk.as_ref().pages as usize {
+                let pages = Chunk::desc(chunk, page).as_ref().pages();
+                if pages == 0 {
+                    return;
+                }
+                let entry = Chunk::entry(chunk.cast(), page).load(Relaxed);
+                visit(Run { chunk, page, pages, zeroed: false }, entry);
+                page += pages;
+            }
+        }
+    }
+
+    /// Verifies what this module promises.
+    pub(crate) fn check(&self) -> Result<(), Broken> {
+        let (mut dirty, mut clean, mut used) = ((0, 0), (0, 0), 0);
+        let mut chunk = self.chunks;
+        while let Some(at) = NonNull::new(chunk) {
+            let mut found = Ok(());
+            let (mut end, mut previous, mut used_here) = (0, 0, 0);
+            // SAFETY: the list leads from chunk to chunk.
+            unsafe {
+                Self::runs(at, &mut |run, entry| {
+                    end = run.page + run.pages;
+                    let place = run.start().addr().get();
+                    let desc = run.desc().as_ref();
+                    if entry == DIRTY || entry == CLEAN {
+                        let foot = Chunk::desc(at, end - 1).as_ref().foot as usize;
+                        let last = Chunk::entry(at.cast(), end - 1).load(Relaxed);
+                        let fine = !desc.used() && foot == run.pages && last == entry;
+                        let marked = ensure(fine, "a free run is marked at both ends", place);
+                        let apart = entry != previous;
+                        let merged = ensure(apart, "free neighbours of a kind are merged", place);
+                        found = found.and(marked).and(merged);
+                        let sums = if entry == DIRTY { &mut dirty } else { &mut clean };
+                        *sums = (sums.0 + 1, sums.1 + run.pages);
+                    } else {
+                        used_here += run.pages;
+                        found = found.and(ensure(desc.used(), "a run in use is marked", place));
+                        if entry == LARGE {
+                            let fits = desc.bytes <= run.pages * PAGE;
+                            found = found.and(ensure(fits, "a block lies in its run", place));
+                        }
+                    }
+                    previous = entry;
+                });
+                found?;
+                let addr = at.addr().get();
+                let whole = end == at.as_ref().pages as usize;
+                ensure(whole, "the runs of a chunk fill it", addr)?;
+                ensure(used_here == at.as_ref().used as usize, "a chunk counts its pages", addr)?;
+                used += used_here;
+                chunk = at.as_ref().next;
+            }
+        }
+        let here = ptr::from_ref(self).addr();
+        ensure(used == self.used, "pages in use are counted", here)?;
+        for (index, (runs, pages)) in [(&self.dirty, dirty), (&self.clean, clean)] {
+            let indexed = index.policy.check()?;
+            ensure(indexed.blocks == runs, "free runs are in their index", here)?;
+            ensure(indexed.bytes == pages * DESC, "an index has the sizes of its runs", here)?;
+            ensure(index.pages == pages, "an index counts its pages", here)?;
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds since some moment, cheaply.
+pub(crate) fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is writable. The clock is read without a system call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
