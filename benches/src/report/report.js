@@ -107,6 +107,7 @@ function plot(id, option, instead) {
   });
   chart.setOption({
     animation: false,
+    backgroundColor: css("--paper"), // on paper and in a saved picture, what was drawn for a dark screen stays on dark
     textStyle: { fontFamily: "system-ui, sans-serif" },
     aria: { enabled: true }, // a description for those who do not see the canvas
     toolbox: { feature: { saveAsImage: { title: "Save as PNG" } }, iconStyle: { borderColor: faint }, bottom: 0, right: 0, itemSize: 13 },
@@ -159,14 +160,14 @@ const records = () => data.records.filter((record) =>
   (!state.workload || record.workload === state.workload) && state.chosen.has(record.contender));
 const compared = () => rows().filter((row) => row.status === "measured" && row.complete !== false);
 
-// A logarithmic axis around ratios: each line is twice the one before, or, where they are close, the second or fourth.
+// A logarithmic axis around ratios, with lines at figures that people know: the more, the closer the ratios are.
 function ratios(values) {
   const positive = values.filter((value) => value > 0);
   const [min, max] = [Math.min(...positive) / 1.15, Math.max(...positive) * 1.15];
-  return {
-    type: "log", logBase: max / min > 8 ? 2 : max / min > 3 ? 2 ** (1 / 2) : 2 ** (1 / 4), min, max,
-    axisLabel: { formatter: (value) => String(+value.toPrecision(3)), showMinLabel: false, showMaxLabel: false },
-  };
+  const steps = max / min > 30 ? [1, 2, 5] : max / min > 4 ? [1, 1.5, 2, 3, 5, 7] : [1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+  const decades = [0.01, 0.1, 1, 10, 100, 1000];
+  const customValues = decades.flatMap((decade) => steps.map((step) => +(decade * step).toPrecision(2))).filter((value) => value > min && value < max);
+  return { type: "log", logBase: 10, min, max, axisTick: { customValues }, axisLabel: { formatter: String, customValues } };
 }
 
 function drawTrade() {
@@ -577,7 +578,8 @@ function buildFilters() {
     store("theme", state.theme);
     draw();
   };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  // Printing changes it too, and does not wait for what is drawn then.
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!matchMedia("print").matches) draw(); });
   addEventListener("resize", () => charts.forEach((chart) => chart.resize()));
   addEventListener("beforeprint", () => charts.forEach((chart) => chart.resize()));
 }
