@@ -13,13 +13,13 @@ use heapwright_benches::cli::{
 };
 use heapwright_benches::contender::Contender;
 use heapwright_benches::environment::Environment;
-use heapwright_benches::measure::{self, Part, Sample};
+use heapwright_benches::measure::{self, Part, Plan, Sample};
 use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
 use heapwright_benches::workload::{Prepared, Scale, Workload};
 use heapwright_benches::{baseline, json, programs, report, reproduce, self_test, table, truth};
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 
 /// Compare allocators on recorded and generated workloads.
 ///
@@ -109,7 +109,9 @@ fn bench(options: &Options) -> Result<bool> {
     let samples = if options.verify {
         measure::verify(&prepared, &contenders, options.verify_limit())?
     } else {
-        measure::measure(&prepared, &contenders, &options.plan())?
+        let plan = options.plan();
+        eprintln!("{}", announcement(prepared.len(), contenders.len(), &plan));
+        measure::measure(&prepared, &contenders, &plan)?
     };
     let part = if options.verify { Part::WHOLE } else { options.partition };
     let mut rows =
@@ -131,6 +133,18 @@ fn bench(options: &Options) -> Result<bool> {
     let changes = baseline::compare(&rows, &then);
     print!("{}", baseline::render(&changes));
     Ok(!changes.iter().any(|change| change.worse))
+}
+
+/// What is about to be measured, and how long that takes.
+fn announcement(workloads: usize, contenders: usize, plan: &Plan) -> String {
+    let what = format!("{workloads} workloads under {contenders} contenders");
+    match plan.budget {
+        Some(budget) => format!(
+            "{what}: about {} in all, or less where intervals are soon narrow; more only if the first round takes longer",
+            HumanDuration(budget)
+        ),
+        None => format!("{what}, {} times each", plan.repetitions),
+    }
 }
 
 /// Programs against the replays of their traces.

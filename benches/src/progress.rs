@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 /// Progress through a number of steps that may still change.
 pub struct Progress {
@@ -53,7 +53,9 @@ impl Progress {
         {
             *last = Instant::now();
             let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
-            eprintln!("{what}: {done} of {all} samples");
+            // Further rounds are not among these steps before they begin.
+            let left = HumanDuration(self.bar.eta());
+            eprintln!("{what}: {done} of {all} samples, about {left} left for these");
         }
         result
     }
