@@ -177,8 +177,8 @@ pub struct ReproduceOptions {
 /// How to find out whether replays tell the truth.
 #[derive(Debug, Clone, Args)]
 pub struct TruthOptions {
-    /// Run each program and each replay this often
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Run each program and each replay this often, if that takes less than a minute for each
+    #[arg(long, value_name = "COUNT", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
 
     /// Seed of the order of samples

@@ -193,6 +193,7 @@ fn run_here(command: &str, library: Option<&Path>, limit: Duration) -> Result<Fi
     Ok(Finding::Time {
         operations: 1,
         nanoseconds: elapsed.as_nanos() as u64,
+        processor: Some(nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime)),
         footprint: usage.ru_maxrss as u64 * 1024,
         footprint_error: 0,
         partial: false,
@@ -211,6 +212,10 @@ fn wait(process: libc::pid_t) -> (ExitStatus, libc::rusage) {
         usage
     };
     (ExitStatus::from_raw(status), usage)
+}
+
+fn nanoseconds(time: libc::timeval) -> u64 {
+    (time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64) * 1000
 }
 
 fn last_line(errors: &mut File) -> String {
@@ -234,8 +239,11 @@ mod tests {
     #[test]
     fn a_program_is_timed_with_all_its_processes() {
         let found = run_here("sleep 0.05; true", None, Duration::from_secs(60)).unwrap();
-        let Finding::Time { nanoseconds, footprint, .. } = found else { panic!("{found:?}") };
+        let Finding::Time { nanoseconds, processor: Some(processor), footprint, .. } = found else {
+            panic!("{found:?}")
+        };
         assert!(nanoseconds >= 50_000_000 && footprint > 100_000, "{found:?}");
+        assert!(processor < nanoseconds, "it slept: {found:?}");
     }
 
     #[test]

@@ -186,12 +186,18 @@ pub fn rank_correlation(ours: &[f64], theirs: &[f64]) -> Option<f64> {
     if ours.len() != theirs.len() || ours.len() < 3 {
         return None;
     }
-    let (ours, theirs) = (ranks(ours), ranks(theirs));
-    // The mean of all ranks, shared ones too.
-    let mean = (ours.len() + 1) as f64 / 2.0;
+    correlation(&ranks(ours), &ranks(theirs))
+}
+
+/// Pearson's correlation of as many values each; `None` where all of one are equal.
+#[must_use]
+pub fn correlation(ours: &[f64], theirs: &[f64]) -> Option<f64> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (middle, their_middle) = (mean(ours), mean(theirs));
     let sum = |pairs: &dyn Fn(usize) -> f64| (0..ours.len()).map(pairs).sum::<f64>();
-    let together = sum(&|at| (ours[at] - mean) * (theirs[at] - mean));
-    let apart = sum(&|at| (ours[at] - mean).powi(2)) * sum(&|at| (theirs[at] - mean).powi(2));
+    let together = sum(&|at| (ours[at] - middle) * (theirs[at] - their_middle));
+    let apart =
+        sum(&|at| (ours[at] - middle).powi(2)) * sum(&|at| (theirs[at] - their_middle).powi(2));
     (apart > 0.0).then(|| together / apart.sqrt())
 }
 
@@ -302,5 +308,7 @@ mod tests {
         assert_eq!(rank_correlation(&[1.0, 1.0, 1.0], &[3.0, 2.0, 1.0]), None);
         let shared = rank_correlation(&[1.0, 2.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
         assert!((shared - 0.948_683).abs() < 1e-6, "{shared}");
+        let straight = correlation(&[1.0, 2.0, 4.0], &[3.0, 5.0, 9.0]).unwrap();
+        assert!((straight - 1.0).abs() < 1e-12, "{straight}");
     }
 }

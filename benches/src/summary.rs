@@ -375,6 +375,7 @@ mod tests {
         Finding::Time {
             operations: 50,
             nanoseconds,
+            processor: None,
             footprint: 5000,
             footprint_error: 700,
             partial,

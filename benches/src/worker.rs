@@ -89,6 +89,8 @@ pub enum Finding {
         operations: u64,
         /// What they took together: processor time, or wall time where there are several streams.
         nanoseconds: u64,
+        /// Of a whole program, the processor time of all its processes, the kernel's work for them too.
+        processor: Option<u64>,
         /// By the high-water mark, which costs the replay nothing but is less exact than [`Finding::Footprint`].
         footprint: u64,
         /// How far off that may be, in bytes.
@@ -241,6 +243,7 @@ fn work(
                     Finding::Time {
                         operations,
                         nanoseconds: elapsed.as_nanos() as u64,
+                        processor: None,
                         footprint: peak,
                         footprint_error: error,
                         partial: partial(operations),
