@@ -117,6 +117,8 @@ pub(crate) struct Chunk {
     pub(crate) next: *mut Chunk,
     /// What the backend gave.
     pub(crate) region: Region,
+    /// The descriptors.
+    descs: NonNull<Desc>,
     /// How many pages it has, those of the head among them.
     pub(crate) pages: u32,
     /// The first page that is not the head's.
@@ -150,7 +152,8 @@ impl Chunk {
                 ptr::write_bytes(region.start.as_ptr(), 0, head);
             }
             let first = head.div_ceil(PAGE) as u32;
-            chunk.write(Self { next, region, pages: pages as u32, first, used: 0 });
+            let descs = region.start.add(Self::descs(pages)).cast();
+            chunk.write(Self { next, region, descs, pages: pages as u32, first, used: 0 });
             let end = Self::desc(chunk, pages);
             (*end.as_ptr()).header = USED;
         }
@@ -174,10 +177,7 @@ impl Chunk {
     #[inline(always)]
     pub(crate) unsafe fn desc(chunk: NonNull<Self>, page: usize) -> NonNull<Desc> {
         // SAFETY: the caller promises the page; the descriptors lie within the head.
-        unsafe {
-            let descs = Self::descs(chunk.as_ref().pages as usize);
-            chunk.cast::<u8>().add(descs).cast::<Desc>().add(page)
-        }
+        unsafe { chunk.as_ref().descs.add(page) }
     }
 
     /// The number of the page that a descriptor is of.

@@ -1,8 +1,7 @@
 //! Size classes: the sizes that small objects come in.
 //!
 //! Steps of 16 bytes up to 256, then eight steps to each doubling (Jason Evans, *A Scalable Concurrent malloc(3)
-//! Implementation for FreeBSD*, 2006, has four; eight halve the waste). The class of a request is computed, not looked
-//! up; nothing is wasted up to 16 bytes but padding, and at most one part in nine above 128.
+//! Implementation for FreeBSD*, 2006, has four; eight halve the waste).  nothing is wasted up to 16 bytes but padding, and at most one part in nine above 128.
 
 use heapwright_core::GRANULE;
 
@@ -22,9 +21,31 @@ pub(crate) const ALL: usize = CLASSES + 1;
 /// The largest size that has a class, in bytes. What is larger gets a run of pages of its own.
 pub(crate) const MAX_SMALL: usize = 32 << 10;
 
+/// Sizes up to this one, in bytes, are looked up: the table is one or two cache lines.
+const LOOKED_UP: usize = 1024;
+
+static CLASS_OF: [u8; LOOKED_UP / GRANULE + 1] = {
+    let mut table = [0; LOOKED_UP / GRANULE + 1];
+    let mut granules = 0;
+    while granules < table.len() {
+        table[granules] = computed(granules * GRANULE) as u8;
+        granules += 1;
+    }
+    table
+};
+
 /// The class that serves `size` bytes, at most [`MAX_SMALL`].
 #[inline(always)]
-pub(crate) const fn class_of(size: usize) -> usize {
+pub(crate) fn class_of(size: usize) -> usize {
+    if size <= LOOKED_UP {
+        // In bounds: `size` is not above the last one.
+        usize::from(CLASS_OF[size.div_ceil(GRANULE)])
+    } else {
+        computed(size)
+    }
+}
+
+const fn computed(size: usize) -> usize {
     let last = size.saturating_sub(1);
     // Eight steps between one power of two and the next; below 256 as if there were none smaller than 128.
     let power = (last | 128).ilog2();
@@ -33,7 +54,7 @@ pub(crate) const fn class_of(size: usize) -> usize {
 
 /// The class that serves `size` bytes at a multiple of `align`, if one does.
 #[inline(always)]
-pub(crate) const fn class_for(size: usize, align: usize) -> Option<usize> {
+pub(crate) fn class_for(size: usize, align: usize) -> Option<usize> {
     if align <= GRANULE {
         return if size <= MAX_SMALL { Some(class_of(size)) } else { None };
     }
@@ -42,7 +63,7 @@ pub(crate) const fn class_for(size: usize, align: usize) -> Option<usize> {
 
 /// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
 /// gives it.
-const fn aligned_class(size: usize, align: usize) -> Option<usize> {
+fn aligned_class(size: usize, align: usize) -> Option<usize> {
     if size > MAX_SMALL || align > PAGE {
         return None;
     }

@@ -42,6 +42,94 @@ const TICK: u32 = 1 << 16;
 /// Objects are taken from a bin so often before time is looked at.
 const TICKS: u32 = 128 * TICK;
 
+/// A slab, with what it takes to find its objects.
+struct Place {
+    start: usize,
+    bytes: usize,
+    size: usize,
+    reciprocal: u64,
+    bits: *mut u64,
+    desc: NonNull<Desc>,
+}
+
+impl Place {
+    /// No slab: no address is in it.
+    const NOWHERE: Self = Self {
+        start: 0,
+        bytes: 0,
+        size: 0,
+        reciprocal: 0,
+        bits: ptr::null_mut(),
+        desc: NonNull::dangling(),
+    };
+
+    /// The slab that a page is of.
+    ///
+    /// # Safety
+    ///
+    /// The page is one of a slab of this class.
+    #[inline]
+    unsafe fn of(class: usize, chunk: NonNull<Chunk>, page: usize) -> Self {
+        // SAFETY: the caller promises a page of a slab.
+        unsafe {
+            let fixed = TABLE.get_unchecked(class);
+            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
+            let desc = Chunk::desc(chunk, head);
+            let start = Chunk::page(chunk, head);
+            let size = fixed.size as usize;
+            let bits = if class == BITS_IN_SLAB {
+                start.as_ptr().add(PAGE - SLAB_BITS).cast()
+            } else {
+                (&raw mut (*desc.as_ptr()).bits).cast()
+            };
+            Self {
+                start: start.addr().get(),
+                bytes: usize::from(desc.as_ref().capacity) * size,
+                size,
+                reciprocal: u64::from(fixed.reciprocal),
+                bits,
+                desc,
+            }
+        }
+    }
+
+    /// Whether an address is in it.
+    #[inline]
+    fn has(&self, addr: usize) -> bool {
+        addr.wrapping_sub(self.start) < self.bytes
+    }
+
+    /// The word and the bit of the object at an address.
+    #[inline]
+    fn bit(&self, addr: usize) -> Result<(*mut u64, u64), HeapError> {
+        let offset = addr.wrapping_sub(self.start);
+        let index = ((offset as u64).wrapping_mul(self.reciprocal) >> 32) as usize;
+        if offset >= self.bytes || index * self.size != offset {
+            return Err(HeapError::InvalidFree(addr));
+        }
+        Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
+    }
+
+    /// Sets the bit of an object, and says whether the slab is to be listed anew: it has its first free object, or all
+    /// are free.
+    #[inline]
+    unsafe fn free(&mut self, addr: usize) -> Result<bool, HeapError> {
+        let (word, bit) = self.bit(addr)?;
+        // SAFETY: the caller promises a slab of its own; the word is one of its bits.
+        unsafe {
+            if *word & bit != 0 {
+                return Err(HeapError::DoubleFree(addr));
+            }
+            *word |= bit;
+            let desc = &mut *self.desc.as_ptr();
+            desc.free += 1;
+            let index = word.offset_from_unsigned(self.bits) as u16;
+            desc.hint = desc.hint.min(index);
+            Ok(desc.free == 1 || desc.free == desc.capacity)
+        }
+    }
+}
+
 /// The slabs of a class.
 #[derive(Clone, Copy)]
 struct Slabs {
@@ -399,13 +487,48 @@ impl Local {
                 .add(usize::from(TABLE[class].base) + 1);
             let held = ((*local.as_ptr()).bins[class].word & INDEX) as usize;
             let rest = held - usize::from(TABLE[class].base) - count;
+            // What is freed together mostly lies together: a slab is looked for when it is another one.
+            let mut slab = Place::NOWHERE;
             for at in 0..count {
-                if let Some(object) = NonNull::new(bottom.add(at).read()) {
-                    Self::send_home(local, class, object, runs);
+                let object = bottom.add(at).read();
+                if !slab.has(object.addr()) {
+                    match Self::place(local, class, object.addr()) {
+                        Some(place) => slab = place,
+                        None => {
+                            if let Some(object) = NonNull::new(object) {
+                                Self::send_home(local, class, object, runs);
+                            }
+                            continue;
+                        }
+                    }
+                }
+                match slab.free(object.addr()) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        if let Some(run) = Self::relist(local, class, slab.desc) {
+                            slab = Place::NOWHERE;
+                            runs.release(run);
+                        }
+                    }
+                    Err(error) => runs.misuse(error),
                 }
             }
             ptr::copy(bottom.add(count), bottom, rest);
             (*local.as_ptr()).bins[class].word -= count as u32;
+        }
+    }
+
+    /// The slab of an address, if it is one of this class and ours.
+    #[inline]
+    unsafe fn place(local: NonNull<Self>, class: usize, addr: usize) -> Option<Place> {
+        // SAFETY: the caller promises its own part, whose table is one.
+        unsafe {
+            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            if entry != (*local.as_ptr()).tag | class as u32 {
+                return None;
+            }
+            Some(Place::of(class, chunk.cast(), page))
         }
     }
 
@@ -475,28 +598,6 @@ impl Local {
         }
     }
 
-    /// The slab and the number of an object, by an address in one of the slab's pages.
-    unsafe fn object(
-        class: usize,
-        chunk: NonNull<Chunk>,
-        page: usize,
-        addr: usize,
-    ) -> Result<(NonNull<Desc>, usize), HeapError> {
-        // SAFETY: the caller promises a page of a slab.
-        unsafe {
-            let fixed = &TABLE[class];
-            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
-            let slab = Chunk::desc(chunk, head);
-            let offset = addr - Chunk::page(chunk, head).addr().get();
-            let index = ((offset as u64 * u64::from(fixed.reciprocal)) >> 32) as usize;
-            if index * fixed.size as usize != offset || index >= usize::from(slab.as_ref().capacity)
-            {
-                return Err(HeapError::InvalidFree(addr));
-            }
-            Ok((slab, index))
-        }
-    }
-
     /// Whether an address is that of an object in use, as far as its slab knows.
     ///
     /// # Errors
@@ -514,12 +615,8 @@ impl Local {
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises a page of a slab.
         unsafe {
-            let (slab, index) = Self::object(class, chunk, page, addr)?;
-            let (first, _) = Self::bits(slab, class);
-            if first.add(index / 64).read() >> (index % 64) & 1 != 0 {
-                return Err(HeapError::DoubleFree(addr));
-            }
-            Ok(())
+            let (word, bit) = Place::of(class, chunk, page).bit(addr)?;
+            if *word & bit == 0 { Ok(()) } else { Err(HeapError::DoubleFree(addr)) }
         }
     }
 
@@ -532,7 +629,7 @@ impl Local {
     /// # Safety
     ///
     /// The page is one of a slab of ours, or of an orphan's that we look after.
-    pub(crate) unsafe fn free(
+    unsafe fn free(
         local: NonNull<Self>,
         class: usize,
         chunk: NonNull<Chunk>,
@@ -541,21 +638,9 @@ impl Local {
     ) -> Result<Option<Run>, HeapError> {
         // SAFETY: the caller promises a page of a slab.
         unsafe {
-            let (slab, index) = Self::object(class, chunk, page, addr)?;
-            let (first, _) = Self::bits(slab, class);
-            let word = first.add(index / 64);
-            let bit = 1 << (index % 64);
-            if *word & bit != 0 {
-                return Err(HeapError::DoubleFree(addr));
-            }
-            *word |= bit;
-            let desc = &mut *slab.as_ptr();
-            desc.free += 1;
-            desc.hint = desc.hint.min((index / 64) as u16);
-            if desc.free > 1 && desc.free < desc.capacity {
-                return Ok(None);
-            }
-            Ok(Self::relist(local, class, slab))
+            let mut slab = Place::of(class, chunk, page);
+            let changed = slab.free(addr)?;
+            Ok(if changed { Self::relist(local, class, slab.desc) } else { None })
         }
     }
 
