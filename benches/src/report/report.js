@@ -183,13 +183,13 @@ function drawTrade() {
   const onFront = best.map((name) => points.find((row) => row.contender === name)).filter(Boolean);
   const point = (row) => ({
     name: row.contender, value: [row.relative_time, footprint(row)], row,
-    label: best.includes(row.contender) ? { fontWeight: "bold", fontSize: 13, position: "top" } : {},
+    label: best.includes(row.contender) ? { fontWeight: "bold", fontSize: 13 } : {},
   });
   const group = (kind, symbol, name) => ({
     type: "scatter", name, symbol, symbolSize: 13, z: 4,
     data: points.filter((row) => row.kind === kind).sort((one, other) => best.includes(other.contender) - best.includes(one.contender)).map(point), // whose names must not hide come first
     itemStyle: { color: kind === "strategy" ? COLOURS[0] : COLOURS[7], borderColor: css("--paper") },
-    label: { show: true, position: "right", formatter: "{b}", color: css("--ink"), fontSize: 11, textBorderColor: css("--paper"), textBorderWidth: 3 },
+    label: { show: true, position: "top", formatter: "{b}", color: css("--ink"), fontSize: 11, textBorderColor: css("--paper"), textBorderWidth: 3 },
     labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
   });
   const bars = points.filter((row) => row.relative_time_interval).map((row) => [row.relative_time, footprint(row), ...row.relative_time_interval]);
@@ -210,7 +210,9 @@ function drawTrade() {
 
 // Contenders down, figures across; over all workloads a symbol for each, and the mean.
 function drawRatios(id, title, figure, interval) {
-  const shown = rows().filter((row) => given(figure(row))).sort((one, other) => figure(other) - figure(one));
+  // Lower bounds compare with nothing: they stand below the rest.
+  const cut = (row) => row.status === "slow";
+  const shown = rows().filter((row) => given(figure(row))).sort((one, other) => cut(other) - cut(one) || figure(other) - figure(one));
   if (!shown.length) return plot(id, null, `No ${title.toLowerCase()}.`);
   const describe = (row) => tip(row.contender, [`${row.workload}: ${bound(row)}${digits(figure(row))}`, between(interval(row)), row.reason || ""].filter(Boolean));
   const scatter = (name, rows, rest) => ({
@@ -289,6 +291,8 @@ function drawMemory(workload, lists) {
   const shown = firstShown(names, workload);
   const { operations, live } = lists[names[0]].timeline;
   const zip = (times, values) => times.map((time, index) => [time, values[index]]);
+  // By the lines that show: one that does not may reach ten times as high.
+  const resident = (selected) => memory("resident", names.filter((name) => selected[name]).flatMap((name) => lists[name].timeline.resident).concat(live));
   const lines = names.map((name) => {
     const { operations, resident } = lists[name].timeline;
     return line(name, looks.get(name), zip(operations, resident), { symbolSize: sparse(resident) });
@@ -298,9 +302,11 @@ function drawMemory(workload, lists) {
     legend: { ...shown, data: ["live", ...shown.data] },
     tooltip: { trigger: "axis", formatter: (params) => overTime(params, bytes) },
     xAxis: time(operations),
-    yAxis: memory("resident", names.flatMap((name) => lists[name].timeline.resident)),
+    yAxis: resident(shown.selected),
     series: [{ type: "line", name: "live", data: zip(operations, live), symbol: "none", areaStyle: { opacity: .25 }, lineStyle: { width: 1 }, itemStyle: { color: css("--faint") } }, ...lines],
   });
+  const chart = charts.get($("memory"));
+  chart.on("legendselectchanged", ({ selected }) => chart.setOption({ yAxis: resident(selected) }));
 }
 
 function drawParts(lists) {

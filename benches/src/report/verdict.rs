@@ -92,7 +92,9 @@ struct Units {
 
 impl Units {
     fn of<'a>(records: impl Iterator<Item = &'a Row> + Clone) -> Self {
-        let mut measured = records.filter(|record| record.status == Status::Measured);
+        // The harness alone holds nothing.
+        let mut measured = records
+            .filter(|record| record.status == Status::Measured && record.kind != Kind::Floor);
         Self {
             relative_time: measured.clone().any(|record| record.relative_time.is_some()),
             live: measured.all(|record| record.footprint_ratio.is_some()),
@@ -486,6 +488,17 @@ mod tests {
             "peak_live": 100, "footprint_ratio": time.map(|time| 2.0 / time), "seed": 1
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn footprints_are_those_over_live_bytes_though_the_harness_alone_has_none() {
+        let measured = |name, time| record("gcc", name, Status::Measured, time);
+        let floor =
+            Row { kind: Kind::Floor, footprint_ratio: None, ..measured("floor", Some(0.1)) };
+        let mut rows = vec![measured("tlsf", Some(1.0)), floor];
+        assert!(Units::of(rows.iter()).live);
+        rows.push(Row { footprint_ratio: None, ..measured("program", Some(1.0)) });
+        assert!(!Units::of(rows.iter()).live);
     }
 
     #[test]
