@@ -182,6 +182,11 @@ unsafe impl<B: HeapBackend> HeapBackend for Failing<B> {
         unsafe { self.inner.populate(region) };
     }
 
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.inner.offer_huge_pages(region) };
+    }
+
     fn is_readable(&self, addr: usize) -> bool {
         self.inner.is_readable(addr)
     }

@@ -113,6 +113,16 @@ pub unsafe trait HeapBackend {
         let _ = region;
     }
 
+    /// Lets the kernel back a region by huge pages, 2 MiB on most machines: one page fault then makes one present, and
+    /// fewer entries translate its addresses. A wish: it changes no contents, and may do nothing.
+    ///
+    /// # Safety
+    ///
+    /// `region` is a part of a region of this backend.
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        let _ = region;
+    }
+
     /// Whether the byte at `addr` may be read. Called only for addresses that a program handed in
     /// and that lie in no region, so it may be slow (one system call).
     fn is_readable(&self, addr: usize) -> bool {

@@ -154,20 +154,18 @@ const fn slab_pages(size: usize) -> usize {
     }
 }
 
-/// The larger the objects, the fewer are kept.
+/// Not more than 8 KiB of a class, but for one or two of the largest.
 const fn most_cached(size: usize) -> usize {
-    match size {
-        0..=128 => 64,
-        129..=256 => 40,
-        257..=512 => 24,
-        513..=1024 => 16,
-        1025..=2048 => 12,
-        2049..=4096 => 8,
-        4097..=8192 => 6,
-        8193..=16384 => 4,
-        _ => 3,
+    match KEPT / size {
+        64.. => 64,
+        most @ 2.. => most,
+        _ if size <= KEPT => 2,
+        _ => 1,
     }
 }
+
+/// Bytes of a class that a thread keeps at hand.
+const KEPT: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests {

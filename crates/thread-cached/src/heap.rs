@@ -121,7 +121,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         if let Some(shared) = self.shared() {
             return Some(shared);
         }
-        let mut pages = Pages::<B, D::Runs>::over(source.take()?);
+        let mut pages = Pages::<B, D::Runs>::over(source.take()?, D::HUGE_FROM);
         let bytes = size_of::<Shared<B, L, D>>().next_multiple_of(64);
         let all = bytes + Pages::<B, D::Runs>::FIRST_TABLE;
         let Some(run) = pages.take(all.div_ceil(PAGE), 1) else {

@@ -67,6 +67,9 @@ pub trait Design: 'static {
     type Runs: Policy;
     /// Whether every free is verified, before anything else is done with it.
     const CHECKED: bool = false;
+    /// From how many bytes on the heap grows by huge pages, where the kernel has any: a heap that large holds up to
+    /// 2 MiB more by that, and grows several times faster. `usize::MAX` for never.
+    const HUGE_FROM: usize = 4 << 20;
 }
 
 /// What [`ThreadCached`] is by itself: the smallest run of pages that serves, of several the lowest.

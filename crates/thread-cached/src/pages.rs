@@ -109,13 +109,15 @@ pub(crate) struct Pages<B, P> {
     decayed: u64,
     /// Whether the backend can discard.
     discards: bool,
+    /// From how many bytes on the heap grows by huge pages.
+    huge_from: usize,
 }
 
 // SAFETY: all pointers lead into regions that belong to the heap alone and go where it goes.
 unsafe impl<B: Send, P: Send> Send for Pages<B, P> {}
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
-    pub(crate) const fn over(backend: B) -> Self {
+    pub(crate) const fn over(backend: B, huge_from: usize) -> Self {
         Self {
             source: Counting::over(backend),
             dirty: Index::NEW,
@@ -129,6 +131,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             idle: 0,
             decayed: 0,
             discards: true,
+            huge_from,
         }
     }
 
@@ -509,6 +512,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let size = 1_usize << shift;
         let region = self.source.grow(size, size).ok()?;
         self.shift = shift;
+        // Chunks fill up from below, so what lies above in the first one is used when the heap is that large.
+        let small = if self.chunks.is_null() { self.huge_from.min(size) } else { 0 };
+        if self.huge_from < usize::MAX && small < size {
+            // SAFETY: a part of what was just given.
+            unsafe {
+                let start = region.start.add(small);
+                let region = Region { start, size: size - small, zeroed: region.zeroed };
+                self.source.offer_huge_pages(region);
+            }
+        }
         // SAFETY: just given.
         Some(unsafe { Chunk::make(region, size, self.chunks) })
     }
