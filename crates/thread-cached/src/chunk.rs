@@ -38,7 +38,7 @@ pub(crate) const CLEAN: Entry = 0xF3;
 
 /// The entry of the pages of a slab.
 pub(crate) const fn slab_entry(class: usize, owner: u32) -> Entry {
-    owner << 8 | class as u32
+    (owner << 8) | class as u32
 }
 
 /// The length of a descriptor in bytes: what a page is in the eyes of a policy.
@@ -92,7 +92,7 @@ impl Desc {
 
     /// Marks the run as one of `pages` pages in use.
     pub(crate) fn mark_used(&mut self, pages: usize) {
-        self.header = pages * DESC | USED;
+        self.header = (pages * DESC) | USED;
     }
 }
 
@@ -284,7 +284,7 @@ impl Table {
         // SAFETY: the caller promises a table.
         unsafe {
             let word = Self::word(table, addr);
-            let base = addr >> (*table).shift << (*table).shift;
+            let base = (addr >> (*table).shift) << (*table).shift;
             if word.addr() != base {
                 return None;
             }

@@ -100,7 +100,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     }
 
     /// This thread's part, which it may not have yet, and what all share.
-    fn attach(&self) -> Option<(NonNull<Local>, &Shared<B, L, D>)> {
+    fn attach(&self) -> Option<Attached<'_, B, L, D>> {
         let shared = match self.shared() {
             Some(shared) => shared,
             None => self.start()?,
@@ -295,6 +295,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     }
 }
 
+/// A thread's part, and what all share.
+type Attached<'a, B, L, D> = (NonNull<Local>, &'a Shared<B, L, D>);
+
 /// A block in use.
 pub(crate) enum Block {
     Small { class: usize },
@@ -432,6 +435,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             },
             // SAFETY: the run, or the mapping, is that of a block that was given back just now.
             Block::Large { run, .. } => unsafe { self.lock().pages.give(run) },
+            // SAFETY: as above.
             Block::Mapped { mapping, .. } => unsafe { self.lock().pages.unmap(mapping) },
         }
         Ok(())
@@ -706,6 +710,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             && let Some(local) = self.local()
             // SAFETY: the part is this thread's, and the class is that of the object.
             && let Some(class) = unsafe { Local::own_class(local, block.addr().get()) }
+            // SAFETY: as above.
             && let Ok(true) = unsafe { Local::push(local, class, block) }
         {
             return Ok(());
@@ -722,6 +727,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             // SAFETY: the part is this thread's. The caller promises the layout, which had this class.
             return match unsafe { Local::push(local, class, block) } {
                 Ok(true) => Ok(()),
+                // SAFETY: as above.
                 Ok(false) => unsafe { self.make_room(local, class, block) },
                 Err(error) => Err(self.misused(error)),
             };

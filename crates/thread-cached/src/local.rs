@@ -50,19 +50,12 @@ struct Place {
     reciprocal: u64,
     bits: *mut u64,
     desc: NonNull<Desc>,
+    /// How many objects were freed in it, and the lowest word with one of them.
+    freed: u16,
+    lowest: *mut u64,
 }
 
 impl Place {
-    /// No slab: no address is in it.
-    const NOWHERE: Self = Self {
-        start: 0,
-        bytes: 0,
-        size: 0,
-        reciprocal: 0,
-        bits: ptr::null_mut(),
-        desc: NonNull::dangling(),
-    };
-
     /// The slab that a page is of.
     ///
     /// # Safety
@@ -89,18 +82,20 @@ impl Place {
                 reciprocal: u64::from(fixed.reciprocal),
                 bits,
                 desc,
+                freed: 0,
+                lowest: ptr::without_provenance_mut(usize::MAX),
             }
         }
     }
 
     /// Whether an address is in it.
-    #[inline]
+    #[inline(always)]
     fn has(&self, addr: usize) -> bool {
         addr.wrapping_sub(self.start) < self.bytes
     }
 
     /// The word and the bit of the object at an address.
-    #[inline]
+    #[inline(always)]
     fn bit(&self, addr: usize) -> Result<(*mut u64, u64), HeapError> {
         let offset = addr.wrapping_sub(self.start);
         let index = ((offset as u64).wrapping_mul(self.reciprocal) >> 32) as usize;
@@ -110,10 +105,9 @@ impl Place {
         Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
     }
 
-    /// Sets the bit of an object, and says whether the slab is to be listed anew: it has its first free object, or all
-    /// are free.
-    #[inline]
-    unsafe fn free(&mut self, addr: usize) -> Result<bool, HeapError> {
+    /// Sets the bit of an object. The slab knows when it is [`put_down`](Self::put_down).
+    #[inline(always)]
+    unsafe fn free(&mut self, addr: usize) -> Result<(), HeapError> {
         let (word, bit) = self.bit(addr)?;
         // SAFETY: the caller promises a slab of its own; the word is one of its bits.
         unsafe {
@@ -121,11 +115,26 @@ impl Place {
                 return Err(HeapError::DoubleFree(addr));
             }
             *word |= bit;
+        }
+        self.freed += 1;
+        self.lowest = self.lowest.min(word);
+        Ok(())
+    }
+
+    /// Lets the slab know what was freed in it, and says whether it is to be listed anew: it has its first free objects,
+    /// or all are free.
+    #[inline]
+    unsafe fn put_down(&self) -> bool {
+        if self.freed == 0 {
+            return false;
+        }
+        // SAFETY: the caller promises a slab of its own; `lowest` is one of its words.
+        unsafe {
             let desc = &mut *self.desc.as_ptr();
-            desc.free += 1;
-            let index = word.offset_from_unsigned(self.bits) as u16;
-            desc.hint = desc.hint.min(index);
-            Ok(desc.free == 1 || desc.free == desc.capacity)
+            let lowest = self.lowest.offset_from_unsigned(self.bits) as u16;
+            desc.hint = desc.hint.min(lowest);
+            desc.free += self.freed;
+            desc.free == self.freed || desc.free == desc.capacity
         }
     }
 }
@@ -488,29 +497,27 @@ impl Local {
             let held = ((*local.as_ptr()).bins[class].word & INDEX) as usize;
             let rest = held - usize::from(TABLE[class].base) - count;
             // What is freed together mostly lies together: a slab is looked for when it is another one.
-            let mut slab = Place::NOWHERE;
-            for at in 0..count {
-                let object = bottom.add(at).read();
-                if !slab.has(object.addr()) {
-                    match Self::place(local, class, object.addr()) {
-                        Some(place) => slab = place,
-                        None => {
-                            if let Some(object) = NonNull::new(object) {
-                                Self::send_home(local, class, object, runs);
-                            }
-                            continue;
-                        }
+            let mut at = 0;
+            while at < count {
+                let Some(mut slab) = Self::place(local, class, bottom.add(at).read().addr()) else {
+                    if let Some(object) = NonNull::new(bottom.add(at).read()) {
+                        Self::send_home(local, class, object, runs);
                     }
+                    at += 1;
+                    continue;
+                };
+                let mut result = Ok(());
+                while at < count && result.is_ok() && slab.has(bottom.add(at).read().addr()) {
+                    result = slab.free(bottom.add(at).read().addr());
+                    at += 1;
                 }
-                match slab.free(object.addr()) {
-                    Ok(false) => {}
-                    Ok(true) => {
-                        if let Some(run) = Self::relist(local, class, slab.desc) {
-                            slab = Place::NOWHERE;
-                            runs.release(run);
-                        }
-                    }
-                    Err(error) => runs.misuse(error),
+                if slab.put_down()
+                    && let Some(run) = Self::relist(local, class, slab.desc)
+                {
+                    runs.release(run);
+                }
+                if let Err(error) = result {
+                    runs.misuse(error);
                 }
             }
             ptr::copy(bottom.add(count), bottom, rest);
@@ -538,11 +545,11 @@ impl Local {
     ///
     /// The part is this thread's.
     pub(crate) unsafe fn flush_all<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        for class in 0..ALL {
+        for (class, fixed) in TABLE.iter().enumerate() {
             // SAFETY: the caller promises the part.
             unsafe {
                 let held = (*local.as_ptr()).bins[class].word & INDEX;
-                let count = held as usize - usize::from(TABLE[class].base);
+                let count = held as usize - usize::from(fixed.base);
                 Self::flush_some(local, class, count, runs);
             }
         }
@@ -639,8 +646,8 @@ impl Local {
         // SAFETY: the caller promises a page of a slab.
         unsafe {
             let mut slab = Place::of(class, chunk, page);
-            let changed = slab.free(addr)?;
-            Ok(if changed { Self::relist(local, class, slab.desc) } else { None })
+            slab.free(addr)?;
+            Ok(if slab.put_down() { Self::relist(local, class, slab.desc) } else { None })
         }
     }
 
@@ -704,6 +711,7 @@ impl Local {
 
     /// The bits of a slab, and how many words they are.
     pub(crate) unsafe fn bits(slab: NonNull<Desc>, class: usize) -> (*mut u64, usize) {
+        // SAFETY: the caller promises a slab.
         let words = unsafe { usize::from(slab.as_ref().capacity) }.div_ceil(64);
         // SAFETY: the caller promises a slab of that class.
         unsafe {

@@ -591,13 +591,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             return Ok(());
         }
         // SAFETY: the table is one.
-        let (low, units) = unsafe { ((*self.table).low, (*self.table).units) };
+        let covered = unsafe { ((*self.table).low, (*self.table).units) };
+        let (low, units) = covered;
         let unit = addr >> self.shift;
         if unit >= low && unit < low + units {
             return Ok(());
         }
         let low = low.min(unit.saturating_sub(units));
-        let high = (unsafe { (*self.table).low } + units).max(unit + 1) + units;
+        let high = (covered.0 + covered.1).max(unit + 1) + units;
         let units = high - low;
         let region = self.source.grow(Table::bytes(units), self.source.page_size().min(4096))?;
         // SAFETY: just given.
