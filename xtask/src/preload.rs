@@ -32,9 +32,8 @@ pub(crate) struct RunOptions {
 }
 
 pub(crate) fn preload(options: &Options) -> Result<ExitCode> {
-    let all = servants();
-    let names = if options.names.is_empty() {
-        all
+    let names: Vec<_> = if options.names.is_empty() {
+        servants().into_iter().chain(DESIGNS).collect()
     } else {
         options.names.iter().map(|name| servant(name)).collect::<Result<_>>()?
     };
@@ -58,6 +57,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<ExitCode> {
     Err(error).with_context(|| format!("running {}", program.display()))
 }
 
+/// Libraries of a strategy's other designs, of which the registry measures none.
+const DESIGNS: [&str; 1] = ["thread-cached-checked"];
+
 /// The strategies that can stand in place of `malloc`: those that serve any size.
 pub(crate) fn servants() -> Vec<&'static str> {
     let serves = |limits: usize| limits >= isize::MAX as usize >> 1;
@@ -68,9 +70,9 @@ pub(crate) fn servants() -> Vec<&'static str> {
         .collect()
 }
 
-/// The strategy of this name, if it can stand in place of `malloc`.
+/// The strategy, or design of one, of this name, if it can stand in place of `malloc`.
 pub(crate) fn servant(name: &str) -> Result<&'static str> {
-    let all = servants();
+    let all: Vec<_> = servants().into_iter().chain(DESIGNS).collect();
     if let Some(found) = all.iter().find(|&&known| known == name) {
         return Ok(found);
     }
@@ -112,7 +114,7 @@ mod tests {
     #[test]
     fn a_strategy_for_every_size_has_a_library_and_others_say_why_not() {
         let manifest = include_str!("../../crates/preload/Cargo.toml");
-        for name in servants() {
+        for name in servants().into_iter().chain(DESIGNS) {
             let library = format!("name = \"heapwright_{}\"", name.replace('-', "_"));
             assert!(manifest.contains(&library), "crates/preload has no {library}");
         }
