@@ -159,7 +159,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     // ---- Runs -----------------------------------------------------------------------------------
 
     /// A run of `pages` pages whose start is a multiple of `align` pages, a power of two. Its entries are the
-    /// caller's to set.
+    /// caller's to set; those of its ends are [`INSIDE`] until then.
     pub(crate) fn take(&mut self, pages: usize, align: usize) -> Option<Run> {
         let run = self.find(pages, align)?;
         self.used += pages;
@@ -227,6 +227,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 pages,
                 zeroed: kind == CLEAN && chunk.as_ref().region.zeroed,
             };
+            // Before the lock is let go: who gives back a neighbour must not take this for a free run.
+            Chunk::entry(chunk.cast(), run.page).store(INSIDE, Relaxed);
+            Chunk::entry(chunk.cast(), run.page + pages - 1).store(INSIDE, Relaxed);
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
             run
