@@ -20,10 +20,13 @@ struct Strategy {
 }
 
 const FOUND: &str = "A double or invalid free ends the program with a message.";
+const IN_A_ROW: &str =
+    "A double free in a row ends the program with a message; other misuse may break the heap.";
 const NOT_FOUND: &str = "Double and invalid frees are not found, and break the heap.";
 
 #[rustfmt::skip] // one line a strategy
 const STRATEGIES: &[Strategy] = &[
+    Strategy { name: "thread-cached", heap: "heapwright_thread_cached::ThreadCached", about: "per-thread caches over slabs, over runs of pages chosen by best fit, on mappings", misuse: IN_A_ROW },
     Strategy { name: "first-fit-sbrk", heap: "heapwright_first_fit_sbrk::FirstFitSbrk", about: "first fit over the break, one list by address, no splitting, no merging", misuse: NOT_FOUND },
     Strategy { name: "lifo-mmap", heap: "heapwright_lifo_mmap::LifoMmap", about: "best fit over a LIFO list on mappings, frees checked", misuse: FOUND },
     Strategy { name: "coalescing", heap: "heapwright_coalescing::Coalescing", about: "first fit over a LIFO list on the break, split and merged at once", misuse: FOUND },
@@ -61,6 +64,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let version = if major == "0" { format!("0.{minor}") } else { major };
     let soname = format!("libheapwright.so.{version}");
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+    // Threads that end call into it, even if the program has let go of it by then.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo::rustc-env=HEAPWRIGHT_SONAME={soname}"); // `cargo xtask clib` reads it
     Ok(())
 }

@@ -285,6 +285,15 @@ fn misuse_that_is_found_ends_the_program_with_a_message() {
 }
 
 #[test]
+fn a_thread_may_end_after_the_program_has_let_go_of_the_library() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let flags = ["-std=gnu99", "-pthread"];
+    let program = compile(&directory, "cc", &flags, "tests/programs/unloaded.c", Linked::Archive);
+    let library = prefix().join("lib/libheapwright.so");
+    assert_eq!(succeeds(Command::new(program).arg(library)), "ended\n");
+}
+
+#[test]
 fn a_broken_heap_is_said_to_be_broken_and_how() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let flags = ["-std=gnu99", "-Wno-unused-result"];

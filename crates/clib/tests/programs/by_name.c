@@ -27,6 +27,7 @@ struct strategy {
 };
 
 #define STRATEGIES(X)                 \
+    X(thread_cached, PTRDIFF_MAX, 1)  \
     X(first_fit_sbrk, PTRDIFF_MAX, 1) \
     X(lifo_mmap, PTRDIFF_MAX, 1)      \
     X(coalescing, PTRDIFF_MAX, 1)     \

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #define STRATEGIES(X)                                                                          \
-    X(first_fit_sbrk) X(lifo_mmap) X(coalescing) X(segregated_fit) X(tlsf) X(best_fit)         \
-    X(first_fit) X(buddy) X(kingsley) X(pool) X(bump)
+    X(thread_cached) X(first_fit_sbrk) X(lifo_mmap) X(coalescing) X(segregated_fit) X(tlsf)    \
+    X(best_fit) X(first_fit) X(buddy) X(kingsley) X(pool) X(bump)
 
 /* Blocks on both sides, and one that is not freed between two uses: no free block merges with another. */
 #define TRY(NAME)                                          \
