@@ -2,7 +2,7 @@
 //!
 //! One part is varied at a time against all policies or against the policies that are good at something: every policy
 //! with every mechanism, over mappings under the futex mutex; and four policies whose costs do not grow
-//! with every free block, with every backend and with every lock. Names say the parts: `mmap/best-fit-tree/at-once/futex`. A part's name alone stands for all compositions
+//! with every free block, with every backend and with every lock; and the flagship with one of its parts exchanged at a time. Names say the parts: `mmap/best-fit-tree/at-once/futex`. A part's name alone stands for all compositions
 //! with it.
 //!
 //! They are only built with the feature `matrix`, for a hundred heaps take a while to compile.
@@ -16,15 +16,18 @@ pub use compositions::COMPOSITIONS;
 
 #[cfg(feature = "matrix")]
 mod compositions {
+    use std::marker::PhantomData;
+
     use heapwright_backends::{Fallback, HugePages, Mmap, Sbrk};
     use heapwright_core::{
         AtOnce, Checked, Deferred, FutexMutex, Heap, Locked, Mechanism, Never, NoChecks, NoLarge,
-        OneWord, OwnMapping,
+        OneWord, OwnMapping, Policy,
     };
     use heapwright_policies::{
         AddressOrder, BestFit, BestFitTree, FifoOrder, FirstFit, FirstFitTree, Lifo, LifoOrder,
         NextFit, Segregated, Tlsf, WorstFit,
     };
+    use heapwright_thread_cached::{Design, ThreadCached};
     use parking_lot::RawMutex;
 
     use crate::contender::{Contender, Kind};
@@ -119,8 +122,74 @@ mod compositions {
         "tlsf": Tlsf,
     };
 
+    macro_rules! design {
+        ($(#[$doc:meta])* $name:ident: $($constant:ident: $type:ty = $value:expr),*) => {
+            $(#[$doc])*
+            struct $name<P>(PhantomData<P>);
+            impl<P: Policy + 'static> Design for $name<P> {
+                type Runs = P;
+                $(const $constant: $type = $value;)*
+            }
+        };
+    }
+
+    design! {
+        /// The flagship as it is, with any policy for its runs of pages.
+        AsItIs:
+    }
+    design! {
+        /// Only pages of 4 KiB.
+        SmallPages: HUGE_FROM: usize = usize::MAX
+    }
+    design! {
+        /// Huge pages from the first byte on.
+        HugePagesAtOnce: HUGE_FROM: usize = 0
+    }
+    design! {
+        /// A thread keeps an object of each class at hand.
+        NothingKept: KEPT: usize = 0
+    }
+    design! {
+        /// A thread keeps a quarter of what it keeps otherwise.
+        LittleKept: KEPT: usize = 2 << 10
+    }
+    design! {
+        /// Every free is verified.
+        AllChecked: CHECKED: bool = true
+    }
+
+    /// The flagship with other parts.
+    macro_rules! thread_cached {
+        ($($name:literal: $backend:ty, $lock:ty, $design:ident<$policy:ty>;)*) => { &[$({
+            static HEAP: ThreadCached<$backend, $lock, $design<$policy>> = ThreadCached::new();
+            Contender {
+                name: $name,
+                kind: Kind::Strategy,
+                about: "the flagship with other parts",
+                allocator: Some(&HEAP),
+                strategy: Some(&HEAP),
+                prepare: || (),
+                never_frees: false,
+            }
+        },)*] };
+    }
+
+    static THREAD_CACHED: &[Contender] = thread_cached! {
+        "mmap/best-fit-tree/thread-cached/futex": Mmap, FutexMutex, AsItIs<BestFitTree>;
+        "mmap/first-fit-tree/thread-cached/futex": Mmap, FutexMutex, AsItIs<FirstFitTree>;
+        "mmap/segregated/thread-cached/futex": Mmap, FutexMutex, AsItIs<Segregated>;
+        "mmap/tlsf/thread-cached/futex": Mmap, FutexMutex, AsItIs<Tlsf>;
+        "mmap/best-fit-tree/thread-cached/parking-lot": Mmap, RawMutex, AsItIs<BestFitTree>;
+        "mmap/best-fit-tree/thread-cached-small-pages/futex": Mmap, FutexMutex, SmallPages<BestFitTree>;
+        "mmap/best-fit-tree/thread-cached-huge-pages/futex": Mmap, FutexMutex, HugePagesAtOnce<BestFitTree>;
+        "mmap/best-fit-tree/thread-cached-nothing-kept/futex": Mmap, FutexMutex, NothingKept<BestFitTree>;
+        "mmap/best-fit-tree/thread-cached-little-kept/futex": Mmap, FutexMutex, LittleKept<BestFitTree>;
+        "mmap/best-fit-tree/thread-cached-checked/futex": Mmap, FutexMutex, AllChecked<BestFitTree>;
+        "sbrk/best-fit-tree/thread-cached/futex": Fallback<Sbrk, Mmap>, FutexMutex, AsItIs<BestFitTree>;
+    };
+
     /// All compositions.
-    pub static COMPOSITIONS: &[&[Contender]] = &[MECHANISMS, BACKENDS_AND_LOCKS];
+    pub static COMPOSITIONS: &[&[Contender]] = &[MECHANISMS, BACKENDS_AND_LOCKS, THREAD_CACHED];
 }
 
 #[cfg(all(test, feature = "matrix"))]

@@ -34,17 +34,6 @@ static CLASS_OF: [u8; LOOKED_UP / GRANULE + 1] = {
     table
 };
 
-/// The class that serves `size` bytes, at most [`MAX_SMALL`].
-#[inline(always)]
-pub(crate) fn class_of(size: usize) -> usize {
-    if size <= LOOKED_UP {
-        // In bounds: `size` is not above the last one.
-        usize::from(CLASS_OF[(size + GRANULE - 1) >> GRANULE.ilog2()])
-    } else {
-        computed(size)
-    }
-}
-
 const fn computed(size: usize) -> usize {
     let last = size.saturating_sub(1);
     // Eight steps between one power of two and the next; below 256 as if there were none smaller than 128.
@@ -52,30 +41,33 @@ const fn computed(size: usize) -> usize {
     ((power as usize - 7) << 3) + (last >> (power - 3))
 }
 
+/// The class that serves `size` bytes, if one does.
+#[inline(always)]
+pub(crate) fn class_of(size: usize) -> Option<usize> {
+    if size <= LOOKED_UP {
+        // In bounds: `size` is not above the last one.
+        Some(usize::from(CLASS_OF[(size + GRANULE - 1) >> GRANULE.ilog2()]))
+    } else if size <= MAX_SMALL {
+        Some(computed(size))
+    } else {
+        None
+    }
+}
+
 /// The class that serves `size` bytes at a multiple of `align`, if one does.
 #[inline(always)]
 pub(crate) fn class_for(size: usize, align: usize) -> Option<usize> {
-    if align <= GRANULE {
-        return if size <= MAX_SMALL { Some(class_of(size)) } else { None };
-    }
-    aligned_class(size, align)
+    if align <= GRANULE { class_of(size) } else { aligned_class(size, align) }
 }
 
 /// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
 /// gives it.
+#[inline(never)]
 fn aligned_class(size: usize, align: usize) -> Option<usize> {
-    if size > MAX_SMALL || align > PAGE {
+    if align > PAGE {
         return None;
     }
-    let size = if size < align { align } else { size };
-    let mut class = class_of(size);
-    while class < CLASSES {
-        if size_of_class(class) & (align - 1) == 0 {
-            return Some(class);
-        }
-        class += 1;
-    }
-    None
+    (class_of(size.max(align))?..CLASSES).find(|&class| size_of_class(class) & (align - 1) == 0)
 }
 
 /// The size of the objects of a class, in bytes.
@@ -154,18 +146,28 @@ const fn slab_pages(size: usize) -> usize {
     }
 }
 
-/// Not more than 8 KiB of a class, but for one or two of the largest.
+/// Of the largest one each.
 const fn most_cached(size: usize) -> usize {
     match KEPT / size {
         64.. => 64,
-        most @ 2.. => most,
-        _ if size <= KEPT => 2,
-        _ => 1,
+        0 => 1,
+        most => most,
     }
 }
 
-/// Bytes of a class that a thread keeps at hand.
-const KEPT: usize = 8 << 10;
+/// The most bytes that a thread keeps at hand, of all classes together.
+const ALL_KEPT: usize = {
+    let (table, mut bytes, mut class) = (table(), 0, 0);
+    while class < ALL {
+        bytes += table[class].size as usize * table[class].most as usize;
+        class += 1;
+    }
+    bytes
+};
+const _: () = assert!(ALL_KEPT <= 800 << 10, "a thread keeps as much as the documentation says");
+
+/// Bytes of a class that a thread keeps at hand, at most.
+pub(crate) const KEPT: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -174,7 +176,7 @@ mod tests {
     #[test]
     fn every_size_has_the_least_class_that_holds_it() {
         for size in 0..=MAX_SMALL {
-            let class = class_of(size);
+            let class = class_of(size).unwrap();
             assert!(size_of_class(class) >= size);
             assert!(class == 0 || size_of_class(class - 1) < size);
         }
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn above_128_bytes_an_eighth_is_wasted_at_most() {
         for size in 129..=MAX_SMALL {
-            let served = size_of_class(class_of(size));
+            let served = size_of_class(class_of(size).unwrap());
             assert!((served - size) * 8 <= served, "{size} in {served}");
         }
     }
@@ -199,7 +201,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(class_for(64, 64), Some(class_of(64)));
+        assert_eq!(class_for(64, 64), class_of(64));
         assert_eq!(class_for(MAX_SMALL + 1, 16), None);
     }
 

@@ -16,7 +16,7 @@ use heapwright_core::{
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{CLEAN, Chunk, DIRTY, INSIDE, KIND, LARGE, Table};
-use crate::classes::{CLASSES, MAX_SMALL, PAGE, TABLE, class_for};
+use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, TABLE, class_for};
 use crate::local::{Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
 use crate::pages::{Mapping, Pages, Run};
@@ -109,7 +109,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         if let Some(local) = self.own(shared) {
             return Some((local, shared));
         }
-        let local = shared.lock_to_grow().part()?;
+        let local = shared.lock_to_grow().part(D::KEPT.min(KEPT) as u32)?;
         slot::remember(number, local);
         Some((local, shared))
     }
@@ -152,7 +152,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
 
     #[cold]
     #[inline(never)]
-    fn allocate_slowly(&self, layout: Layout) -> Option<(NonNull<u8>, bool)> {
+    fn allocate_slowly(&self, layout: Layout) -> Option<NonNull<u8>> {
+        self.allocate_any(layout).map(|(block, _)| block)
+    }
+
+    /// A block, and whether it is zero.
+    fn allocate_any(&self, layout: Layout) -> Option<(NonNull<u8>, bool)> {
         if !Limits::GENERAL.admit(layout) {
             return None;
         }
@@ -196,22 +201,20 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         freed.map_err(|error| self.misused(error))
     }
 
-    /// A free of which the size was said, when the bin is full.
+    /// A free of which the size was said, when the bin does not take it at once.
     #[cold]
     #[inline(never)]
-    unsafe fn make_room(
-        &self,
-        local: NonNull<Local>,
-        class: usize,
-        block: NonNull<u8>,
-    ) -> Result<(), HeapError> {
-        let Some(shared) = self.shared() else { return Ok(()) };
-        // SAFETY: the part is this thread's.
-        unsafe {
-            let _busy = Busy::new(local);
-            Local::flush(local, class, &mut Keeper(shared));
-            Local::push(local, class, block).map(|_| ())
-        }
+    fn deallocate_sized_slowly(&self, block: NonNull<u8>, class: usize) -> Result<(), HeapError> {
+        let freed = match self.shared().map(|shared| (shared, self.attach())) {
+            None => Err(HeapError::InvalidFree(block.addr().get())),
+            // SAFETY: the part is this thread's.
+            Some((shared, Some((local, _)))) => unsafe {
+                let _busy = Busy::new(local);
+                Local::push_slowly(local, class, block, &mut Keeper(shared))
+            },
+            Some((shared, None)) => shared.free_without_part(block),
+        };
+        freed.map_err(|error| self.misused(error))
     }
 
     /// Counts a misuse on its way out.
@@ -409,9 +412,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                         Local::free_elsewhere(local, class, block, &mut keeper);
                     } else if D::CHECKED {
                         Local::send_home(local, class, block, &mut keeper);
-                    } else if !Local::push(local, class, block)? {
-                        Local::flush(local, class, &mut keeper);
-                        Local::push(local, class, block)?;
+                    } else {
+                        Local::push_slowly(local, class, block, &mut keeper)?;
                     }
                 }
                 Block::Large { run, .. } => self.lock().pages.give(run),
@@ -507,7 +509,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
 
 impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
     /// A part for a thread: an orphan, or a new one.
-    fn part(&mut self) -> Option<NonNull<Local>> {
+    fn part(&mut self, kept: u32) -> Option<NonNull<Local>> {
         let mut local = self.locals;
         // SAFETY: the list leads through parts.
         unsafe {
@@ -529,7 +531,7 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
             Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
             self.owners += 1;
             let local = run.start().cast::<Local>();
-            Local::make(local, self.owners, self.pages.table, self.locals);
+            Local::make(local, self.owners, kept, self.pages.table, self.locals);
             self.locals = local.as_ptr();
             Some(local)
         }
@@ -687,7 +689,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         {
             return Some(object);
         }
-        self.allocate_slowly(layout).map(|(block, _)| block)
+        self.allocate_slowly(layout)
     }
 
     #[inline]
@@ -695,7 +697,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         let (block, zeroed) = if layout.size() <= MAX_SMALL {
             (self.allocate(layout)?, false)
         } else {
-            self.allocate_slowly(layout)?
+            self.allocate_any(layout)?
         };
         if !zeroed {
             // SAFETY: at least that long, and ours.
@@ -711,7 +713,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             // SAFETY: the part is this thread's, and the class is that of the object.
             && let Some(class) = unsafe { Local::own_class(local, block.addr().get()) }
             // SAFETY: as above.
-            && let Ok(true) = unsafe { Local::push(local, class, block) }
+            && unsafe { Local::push(local, class, block) }
         {
             return Ok(());
         }
@@ -725,12 +727,10 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             && let Some(local) = self.local()
         {
             // SAFETY: the part is this thread's. The caller promises the layout, which had this class.
-            return match unsafe { Local::push(local, class, block) } {
-                Ok(true) => Ok(()),
-                // SAFETY: as above.
-                Ok(false) => unsafe { self.make_room(local, class, block) },
-                Err(error) => Err(self.misused(error)),
-            };
+            if unsafe { Local::push(local, class, block) } {
+                return Ok(());
+            }
+            return self.deallocate_sized_slowly(block, class);
         }
         self.deallocate_slowly(block)
     }

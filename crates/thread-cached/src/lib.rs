@@ -31,8 +31,8 @@
 //!
 //! # Bounds
 //!
-//! A thread keeps at most 64 objects of a class at hand, fewer of larger ones: all classes together less than 2 MiB,
-//! and 64 KiB on their way home to others. So *t* threads keep back less than *t* × 2.1 MiB. Freed pages that are still
+//! A thread keeps at most 8 KiB of each class at hand, and one object of the larger ones: together less than 800 KiB,
+//! and 64 KiB on their way home to others. So *t* threads keep back less than *t* × 864 KiB. Freed pages that are still
 //! present are at most 64 MiB and a quarter of those in use; of what is not needed, half is discarded every tenth of a
 //! second in which anything is done.
 //!
@@ -67,9 +67,11 @@ pub trait Design: 'static {
     type Runs: Policy;
     /// Whether every free is verified, before anything else is done with it.
     const CHECKED: bool = false;
+    /// Bytes of each class that a thread keeps at hand, at most 8 KiB, and one object of the larger ones.
+    const KEPT: usize = 8 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any: a heap that large holds up to
     /// 2 MiB more by that, and grows several times faster. `usize::MAX` for never.
-    const HUGE_FROM: usize = 4 << 20;
+    const HUGE_FROM: usize = 8 << 20;
 }
 
 /// What [`ThreadCached`] is by itself: the smallest run of pages that serves, of several the lowest.

@@ -88,12 +88,6 @@ impl Place {
         }
     }
 
-    /// Whether an address is in it.
-    #[inline(always)]
-    fn has(&self, addr: usize) -> bool {
-        addr.wrapping_sub(self.start) < self.bytes
-    }
-
     /// The word and the bit of the object at an address.
     #[inline(always)]
     fn bit(&self, addr: usize) -> Result<(*mut u64, u64), HeapError> {
@@ -106,7 +100,6 @@ impl Place {
     }
 
     /// Sets the bit of an object. The slab knows when it is [`put_down`](Self::put_down).
-    #[inline(always)]
     unsafe fn free(&mut self, addr: usize) -> Result<(), HeapError> {
         let (word, bit) = self.bit(addr)?;
         // SAFETY: the caller promises a slab of its own; the word is one of its bits.
@@ -119,6 +112,47 @@ impl Place {
         self.freed += 1;
         self.lowest = self.lowest.min(word);
         Ok(())
+    }
+
+    /// Sets the bits of objects from `at` on, up to the first that lies elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// The object at `at` is free already, or none.
+    #[inline(always)]
+    unsafe fn free_all(
+        &mut self,
+        objects: *const *mut u8,
+        at: &mut usize,
+        count: usize,
+    ) -> Result<(), HeapError> {
+        // SAFETY: the caller promises that many objects, and a slab of its own.
+        unsafe {
+            let Self { start, bytes, size, reciprocal, bits, .. } = *self;
+            let (first, mut lowest, mut result) = (*at, usize::MAX, Ok(()));
+            while *at < count {
+                let addr = objects.add(*at).read().addr();
+                let offset = addr.wrapping_sub(start);
+                if offset >= bytes {
+                    break;
+                }
+                let index = ((offset as u64).wrapping_mul(reciprocal) >> 32) as usize;
+                let word = bits.add(index / 64);
+                let bit = 1 << (index % 64);
+                if index * size != offset || *word & bit != 0 {
+                    result = self.free(addr);
+                    break;
+                }
+                *word |= bit;
+                lowest = lowest.min(index);
+                *at += 1;
+            }
+            self.freed += (*at - first) as u16;
+            if *at > first {
+                self.lowest = self.lowest.min(bits.add(lowest / 64));
+            }
+            result
+        }
     }
 
     /// Lets the slab know what was freed in it, and says whether it is to be listed anew: it has its first free objects,
@@ -157,6 +191,12 @@ struct Outgoing {
     bytes: usize,
     objects: [*mut u8; PARCEL],
 }
+
+/// How many objects a bin holds until it was too small.
+const FIRST: u16 = 8;
+
+/// Of classes below this size a slab without an object in use is kept.
+const KEEPS_EMPTY: u32 = 2 << 10;
 
 /// Objects go home when so many bytes of them are together.
 const OUTGOING_BYTES: usize = 64 << 10;
@@ -199,6 +239,8 @@ pub(crate) struct Local {
     pub(crate) busy: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
     pub(crate) orphan: bool,
+    /// Bytes of a class that are kept at hand, at most.
+    kept: u32,
     /// A table of the heap, perhaps not the newest.
     pub(crate) table: *const Table,
     bins: [Bin; ALL],
@@ -219,7 +261,13 @@ impl Local {
     /// # Safety
     ///
     /// `at` is a page of ours.
-    pub(crate) unsafe fn make(at: NonNull<Self>, owner: u32, table: *const Table, next: *mut Self) {
+    pub(crate) unsafe fn make(
+        at: NonNull<Self>,
+        owner: u32,
+        kept: u32,
+        table: *const Table,
+        next: *mut Self,
+    ) {
         const NONE: Slabs = Slabs {
             current: ptr::null_mut(),
             first: ptr::null_mut(),
@@ -232,6 +280,7 @@ impl Local {
             (&raw mut (*local).tag).write(slab_entry(0, owner));
             (&raw mut (*local).busy).write(false);
             (&raw mut (*local).orphan).write(false);
+            (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).table).write(table);
             (&raw mut (*local).slots).write_bytes(0, 1);
             (&raw mut (*local).classes).write([NONE; ALL]);
@@ -239,7 +288,7 @@ impl Local {
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
             for (class, fixed) in TABLE.iter().enumerate() {
-                let full = fixed.base + fixed.most.min(8);
+                let full = fixed.base + Self::most(at, class).min(FIRST);
                 let bin = Bin { word: u32::from(fixed.base) | TICKS, full };
                 (&raw mut (*local).bins[class]).write(bin);
             }
@@ -271,7 +320,29 @@ impl Local {
         }
     }
 
-    /// Keeps a freed object at hand, if the bin has room for it.
+    /// Keeps a freed object at hand, if the bin has room for it and it is not the one freed just before.
+    ///
+    /// # Safety
+    ///
+    /// `class` is one, and the object is of this class. The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn push(local: NonNull<Self>, class: usize, object: NonNull<u8>) -> bool {
+        // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one below `full`.
+        unsafe {
+            let local = local.as_ptr();
+            let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
+            let word = (*bin).word;
+            let top = (&raw mut (*local).slots).cast::<*mut u8>().add((word & INDEX) as usize);
+            if top.read() == object.as_ptr() || word as u16 == (*bin).full {
+                return false;
+            }
+            top.add(1).write(object.as_ptr());
+            (*bin).word = word + 1;
+            true
+        }
+    }
+
+    /// As [`push`](Self::push), with room made if there is none.
     ///
     /// # Errors
     ///
@@ -279,28 +350,29 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// `class` is one, and the object is of this class. The part is this thread's.
-    #[inline(always)]
-    pub(crate) unsafe fn push(
+    /// As [`push`](Self::push).
+    pub(crate) unsafe fn push_slowly<R: Runs>(
         local: NonNull<Self>,
         class: usize,
         object: NonNull<u8>,
-    ) -> Result<bool, HeapError> {
-        // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one below `full`.
+        runs: &mut R,
+    ) -> Result<(), HeapError> {
+        // SAFETY: the caller promises class, object and part.
         unsafe {
-            let local = local.as_ptr();
-            let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
-            let word = (*bin).word;
-            let top = (&raw mut (*local).slots).cast::<*mut u8>().add((word & INDEX) as usize);
-            if top.read() == object.as_ptr() {
-                return Err(HeapError::DoubleFree(object.addr().get()));
+            if Self::push(local, class, object) {
+                return Ok(());
             }
-            if word as u16 == (*bin).full {
-                return Ok(false);
+            let bin = (*local.as_ptr()).bins[class];
+            if bin.word as u16 == bin.full {
+                let top = (*local.as_ptr()).slots[usize::from(bin.full)];
+                if top != object.as_ptr() {
+                    Self::flush(local, class, runs);
+                    if Self::push(local, class, object) {
+                        return Ok(());
+                    }
+                }
             }
-            top.add(1).write(object.as_ptr());
-            (*bin).word = word + 1;
-            Ok(true)
+            Err(HeapError::DoubleFree(object.addr().get()))
         }
     }
 
@@ -318,6 +390,13 @@ impl Local {
             let class = (entry ^ (*local.as_ptr()).tag) as usize;
             (class < CLASSES).then_some(class)
         }
+    }
+
+    /// How many objects of a class are kept at hand, at most.
+    unsafe fn most(local: NonNull<Self>, class: usize) -> u16 {
+        // SAFETY: the caller promises a part.
+        let kept = unsafe { (*local.as_ptr()).kept };
+        TABLE[class].most.min((kept / TABLE[class].size).max(1) as u16)
     }
 
     // ---- Filling a bin --------------------------------------------------------------------------
@@ -352,7 +431,7 @@ impl Local {
                     return Some(object);
                 }
             }
-            let (base, most) = (TABLE[class].base, TABLE[class].most);
+            let (base, most) = (TABLE[class].base, Self::most(local, class));
             let bin = &mut (*local.as_ptr()).bins[class];
             let room = bin.full - base;
             let wanted = if singly { 1 } else { room.div_ceil(2) };
@@ -474,15 +553,15 @@ impl Local {
     /// # Safety
     ///
     /// `class` is one. The part is this thread's.
-    pub(crate) unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
+    unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
             let count = u32::from(TABLE[class].base);
             let bin = &mut (*local.as_ptr()).bins[class];
             let held = (bin.word & INDEX) - count;
             Self::flush_some(local, class, held.div_ceil(2) as usize, runs);
+            let (base, most) = (TABLE[class].base, Self::most(local, class));
             let bin = &mut (*local.as_ptr()).bins[class];
-            let (base, most) = (TABLE[class].base, TABLE[class].most);
             bin.full = base + ((bin.full - base) * 2).min(most);
         }
     }
@@ -506,11 +585,7 @@ impl Local {
                     at += 1;
                     continue;
                 };
-                let mut result = Ok(());
-                while at < count && result.is_ok() && slab.has(bottom.add(at).read().addr()) {
-                    result = slab.free(bottom.add(at).read().addr());
-                    at += 1;
-                }
+                let result = slab.free_all(bottom, &mut at, count);
                 if slab.put_down()
                     && let Some(run) = Self::relist(local, class, slab.desc)
                 {
@@ -518,6 +593,7 @@ impl Local {
                 }
                 if let Err(error) = result {
                     runs.misuse(error);
+                    at += 1;
                 }
             }
             ptr::copy(bottom.add(count), bottom, rest);
@@ -668,7 +744,7 @@ impl Local {
             if !slab.as_ref().listed {
                 Self::list(slabs, slab);
             }
-            if (*slabs).empty == 0 {
+            if (*slabs).empty == 0 && TABLE[class].size < KEEPS_EMPTY {
                 // One is kept, so that a class at a boundary does not take and give pages all the time.
                 (*slabs).empty = 1;
                 return None;
@@ -885,7 +961,7 @@ impl Local {
             let at_hand = !(*local.as_ptr()).orphan && R::AT_HAND;
             if Chunk::entry(chunk, page).load(Relaxed) ^ (*local.as_ptr()).tag == class as u32
                 && at_hand
-                && let Ok(true) = Self::push(local, class, object)
+                && Self::push(local, class, object)
             {
                 return;
             }

@@ -515,18 +515,19 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let size = 1_usize << shift;
         let region = self.source.grow(size, size).ok()?;
         self.shift = shift;
-        // Chunks fill up from below, so what lies above in the first one is used when the heap is that large.
-        let small = if self.chunks.is_null() { self.huge_from.min(size) } else { 0 };
-        if self.huge_from < usize::MAX && small < size {
-            // SAFETY: a part of what was just given.
-            unsafe {
-                let start = region.start.add(small);
-                let region = Region { start, size: size - small, zeroed: region.zeroed };
-                self.source.offer_huge_pages(region);
-            }
-        }
+        let first = self.chunks.is_null();
         // SAFETY: just given.
-        Some(unsafe { Chunk::make(region, size, self.chunks) })
+        unsafe {
+            let chunk = Chunk::make(region, size, self.chunks);
+            // Chunks fill up from below: what lies above in the first one is used when the heap is that large.
+            let head = chunk.as_ref().first as usize * PAGE;
+            let small = if first { self.huge_from.saturating_add(head) } else { 0 };
+            if self.huge_from < usize::MAX && small < size {
+                let start = region.start.add(small);
+                self.source.offer_huge_pages(Region { start, size: size - small, ..region });
+            }
+            Some(chunk)
+        }
     }
 
     /// Says of the unit of an address what it is, in every table that has it: threads read old ones too.
