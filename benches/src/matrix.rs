@@ -151,7 +151,7 @@ mod compositions {
     }
     design! {
         /// A thread keeps a quarter of what it keeps otherwise.
-        LittleKept: KEPT: usize = 2 << 10
+        LittleKept: KEPT: usize = 4 << 10
     }
     design! {
         /// Every free is verified.

@@ -146,10 +146,11 @@ const fn slab_pages(size: usize) -> usize {
     }
 }
 
-/// Of the largest one each.
+/// Of small classes many, so that what is allocated and freed by the hundred stays at hand; of the largest one each.
 const fn most_cached(size: usize) -> usize {
-    match KEPT / size {
-        64.. => 64,
+    let kept = if size <= 128 { KEPT } else { KEPT / 2 };
+    match kept / size {
+        256.. => 256,
         0 => 1,
         most => most,
     }
@@ -167,7 +168,7 @@ const ALL_KEPT: usize = {
 const _: () = assert!(ALL_KEPT <= 800 << 10, "a thread keeps as much as the documentation says");
 
 /// Bytes of a class that a thread keeps at hand, at most.
-pub(crate) const KEPT: usize = 8 << 10;
+pub(crate) const KEPT: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

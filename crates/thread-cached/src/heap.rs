@@ -17,7 +17,7 @@ use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{CLEAN, Chunk, DIRTY, INSIDE, KIND, LARGE, Table};
 use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, TABLE, class_for};
-use crate::local::{Local, NewSlab, Runs};
+use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
 use crate::pages::{Mapping, Pages, Run};
 use crate::registry::{self, Member, NOBODY};
@@ -527,8 +527,11 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
             if self.owners >= u32::MAX >> 8 {
                 return None;
             }
-            let run = self.pages.take(1, 1)?;
+            let run = self.pages.take(local::PAGES, 1)?;
             Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
+            if let Some(first) = NonNull::new(self.locals) {
+                Local::meet_another(first);
+            }
             self.owners += 1;
             let local = run.start().cast::<Local>();
             Local::make(local, self.owners, kept, self.pages.table, self.locals);
@@ -725,14 +728,17 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         if !D::CHECKED
             && let Some(class) = class_for(layout.size(), layout.align())
             && let Some(local) = self.local()
+            // SAFETY: the part is this thread's. Among several, objects of others are to go home.
+            && unsafe { Local::is_alone(local) }
         {
-            // SAFETY: the part is this thread's. The caller promises the layout, which had this class.
+            // SAFETY: as above. The caller promises the layout, which had this class.
             if unsafe { Local::push(local, class, block) } {
                 return Ok(());
             }
             return self.deallocate_sized_slowly(block, class);
         }
-        self.deallocate_slowly(block)
+        // SAFETY: the caller promises the same.
+        unsafe { self.deallocate(block) }
     }
 
     #[inline]

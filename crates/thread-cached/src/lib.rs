@@ -31,7 +31,8 @@
 //!
 //! # Bounds
 //!
-//! A thread keeps at most 8 KiB of each class at hand, and one object of the larger ones: together less than 800 KiB,
+//! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
+//! 8 KiB: together less than 800 KiB,
 //! and 64 KiB on their way home to others. So *t* threads keep back less than *t* × 864 KiB. Freed pages that are still
 //! present are at most 64 MiB and a quarter of those in use; of what is not needed, half is discarded every tenth of a
 //! second in which anything is done.
@@ -67,8 +68,9 @@ pub trait Design: 'static {
     type Runs: Policy;
     /// Whether every free is verified, before anything else is done with it.
     const CHECKED: bool = false;
-    /// Bytes of each class that a thread keeps at hand, at most 8 KiB, and one object of the larger ones.
-    const KEPT: usize = 8 << 10;
+    /// Bytes of each class that a thread keeps at hand: at most 16 KiB up to 128 bytes, 8 KiB above, and one object of
+    /// the largest ones.
+    const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any: a heap that large holds up to
     /// 2 MiB more by that, and grows several times faster. `usize::MAX` for never.
     const HUGE_FROM: usize = 8 << 20;

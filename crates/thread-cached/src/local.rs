@@ -16,7 +16,7 @@
 
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use heapwright_core::HeapError;
 
@@ -235,6 +235,8 @@ pub(crate) enum NewSlab {
 pub(crate) struct Local {
     /// The entry of the pages of its slabs, for class zero.
     pub(crate) tag: Entry,
+    /// Whether the heap has no other part, so that every object is of a slab of ours.
+    alone: AtomicBool,
     /// Whether the owner is in the middle of something.
     pub(crate) busy: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
@@ -252,7 +254,9 @@ pub(crate) struct Local {
     pub(crate) mailbox: Mailbox,
 }
 
-const _: () = assert!(size_of::<Local>() <= PAGE, "a thread's part of a heap has a page");
+/// Pages of a part.
+pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
+const _: () = assert!(PAGES <= 2, "a thread's part of a heap is small");
 const _: () = assert!(offset_of!(Local, bins) < 64);
 
 impl Local {
@@ -278,6 +282,7 @@ impl Local {
         // SAFETY: the caller promises the page. Everything is written.
         unsafe {
             (&raw mut (*local).tag).write(slab_entry(0, owner));
+            (&raw mut (*local).alone).write(AtomicBool::new(next.is_null()));
             (&raw mut (*local).busy).write(false);
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).kept).write(kept);
@@ -293,6 +298,27 @@ impl Local {
                 (&raw mut (*local).bins[class]).write(bin);
             }
         }
+    }
+
+    /// Makes it known that there is another part.
+    ///
+    /// # Safety
+    ///
+    /// It is a part.
+    pub(crate) unsafe fn meet_another(local: NonNull<Self>) {
+        // SAFETY: the caller promises a part.
+        unsafe { (*local.as_ptr()).alone.store(false, Relaxed) };
+    }
+
+    /// Whether every object of the heap is of a slab of this part.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn is_alone(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises a part.
+        unsafe { (*local.as_ptr()).alone.load(Relaxed) }
     }
 
     // ---- The fast paths -------------------------------------------------------------------------

@@ -34,7 +34,7 @@ const FIRST_UNITS: usize = 256;
 /// Dirty pages beyond this many, and a quarter of those in use, are discarded at once.
 const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 /// From this many pages on a request makes dirty pages clean before it takes clean ones.
-const EXCHANGES: usize = 4;
+const EXCHANGES: usize = 64;
 /// How often dirty pages decay, in milliseconds.
 pub(crate) const DECAY: u64 = 100;
 
