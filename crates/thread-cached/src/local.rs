@@ -9,7 +9,7 @@
 //! Invariants:
 //!
 //! * a bin's index is between its class's sentinel, which is null, and `full`; what lies between is an object of the
-//!   class, which no slab counts as free;
+//!   class, which no slab counts as free; those of an orphan are empty, and parcels at hand are of slabs of ours;
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
 //! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap.
@@ -647,18 +647,21 @@ impl Local {
     ///
     /// The part is this thread's.
     pub(crate) unsafe fn flush_all<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        for (class, fixed) in TABLE.iter().enumerate() {
+        let flush = |class: usize, runs: &mut R| {
             // SAFETY: the caller promises the part.
             unsafe {
                 let held = (*local.as_ptr()).bins[class].word & INDEX;
-                let count = held as usize - usize::from(fixed.base);
+                let count = held as usize - usize::from(TABLE[class].base);
                 Self::flush_some(local, class, count, runs);
             }
-        }
+        };
+        // What is received may stay at hand, and what is flushed may have to be sent, which takes parcels.
         // SAFETY: as above.
         unsafe {
             Self::receive(local, runs);
+            (0..CLASSES).for_each(|class| flush(class, runs));
             Self::send(local, runs);
+            flush(PARCELS, runs);
         }
     }
 
