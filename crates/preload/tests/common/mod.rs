@@ -24,7 +24,7 @@ pub(crate) struct Strategy {
     pub(crate) linear: bool,
     /// Whether what is freed is ever used again.
     pub(crate) frees: bool,
-    /// Whether a double free is always noticed.
+    /// Whether a double free is noticed, if nothing is done in between.
     pub(crate) checked: bool,
     /// Whether its memory lies under the program break, all of it or some.
     pub(crate) on_break: bool,
@@ -35,7 +35,9 @@ const fn strategy(name: &'static str) -> Strategy {
 }
 
 /// Every strategy that can be preloaded.
-pub(crate) static STRATEGIES: [Strategy; 10] = [
+pub(crate) static STRATEGIES: [Strategy; 12] = [
+    Strategy { checked: true, ..strategy("thread-cached") },
+    Strategy { checked: true, ..strategy("thread-cached-checked") },
     Strategy { linear: true, on_break: true, ..strategy("first-fit-sbrk") },
     Strategy { linear: true, checked: true, ..strategy("lifo-mmap") },
     Strategy { linear: true, checked: true, on_break: true, ..strategy("coalescing") },
