@@ -1,0 +1,69 @@
+//! What is freed goes back to the kernel: when it is asked for, and by and by. One test, for it looks at the process.
+
+use std::alloc::Layout;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use heapwright_core::Strategy;
+use heapwright_testkit::Rng;
+use heapwright_thread_cached::ThreadCached;
+
+/// How much may be there still.
+const SLACK: usize = 16 << 20;
+
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").expect("the kernel tells");
+    let pages: usize = statm.split(' ').nth(1).and_then(|it| it.parse().ok()).expect("a number");
+    // SAFETY: a plain question.
+    pages * usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a size")
+}
+
+/// Small and large blocks, and some with mappings of their own, all written to and all freed.
+fn peak(heap: &ThreadCached) -> usize {
+    let bytes: usize = if env::var_os("CI").is_some() { 256 << 20 } else { 1 << 30 };
+    let (mut rng, mut blocks, mut sum) = (Rng::new(1), Vec::new(), 0);
+    while sum < bytes {
+        let size = match rng.below(2000) {
+            0 => bytes / 8,
+            1..10 => 1 << 20,
+            _ => 1 + rng.size(usize::MAX),
+        };
+        let layout = Layout::from_size_align(size, 8).expect("a layout");
+        let block = heap.allocate(layout).expect("memory");
+        // SAFETY: the block is that long.
+        unsafe { block.write_bytes(1, layout.size()) };
+        blocks.push(block);
+        sum += layout.size();
+    }
+    let at_the_peak = resident();
+    // SAFETY: each is in use.
+    blocks.into_iter().for_each(|block| unsafe { heap.deallocate(block).expect("a block in use") });
+    at_the_peak
+}
+
+#[test]
+fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
+    let start = resident();
+    let heap = ThreadCached::new();
+    let is_back = |when: &str, at_the_peak: usize| {
+        let now = resident();
+        println!("{when}: {} MiB of {} MiB", now >> 20, at_the_peak >> 20);
+        assert!(at_the_peak > start + (128 << 20), "there was a peak");
+        assert!(now < start + SLACK, "{when}: {now} bytes are resident, {start} were at first");
+    };
+
+    let at_the_peak = peak(&heap);
+    heap.trim();
+    is_back("after a trim", at_the_peak);
+
+    let at_the_peak = peak(&heap);
+    let mut rng = Rng::new(2);
+    for _ in 0..1000 {
+        let layout = Layout::from_size_align(1 + rng.below(40_000), 8).expect("a layout");
+        let block = heap.allocate(layout).expect("memory");
+        // SAFETY: the block is in use.
+        unsafe { heap.deallocate(block).expect("a block in use") };
+        thread::sleep(Duration::from_millis(1));
+    }
+    is_back("after a second in which little was done", at_the_peak);
+}

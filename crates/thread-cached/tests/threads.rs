@@ -1,0 +1,153 @@
+//! Threads that come and go, and heaps that come and go under them.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+
+use heapwright_core::Strategy;
+use heapwright_testkit::Rng;
+use heapwright_thread_cached::ThreadCached;
+
+/// A block and the byte that all of it holds.
+struct Block(NonNull<u8>, Layout, u8);
+
+// SAFETY: a block is its owner's alone, and its heap is used by many threads.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// Mostly small, now and then a run of pages.
+    fn new(heap: &ThreadCached, rng: &mut Rng) -> Self {
+        let size = if rng.below(50) == 0 { 1 << 17 } else { 2000 };
+        let layout = Layout::from_size_align(1 + rng.below(size), 8).expect("a layout");
+        let block = heap.allocate(layout).expect("memory");
+        let byte = rng.below(256) as u8;
+        // SAFETY: the block is that long.
+        unsafe { block.write_bytes(byte, layout.size()) };
+        Self(block, layout, byte)
+    }
+
+    fn free(self, heap: &ThreadCached) {
+        let Self(block, layout, byte) = self;
+        // SAFETY: the block is in use and that long.
+        unsafe {
+            let bytes = NonNull::slice_from_raw_parts(block, layout.size());
+            assert!(
+                bytes.as_ref().iter().all(|&it| it == byte),
+                "another block was given its bytes"
+            );
+            heap.deallocate(block).expect("a block in use");
+        }
+    }
+}
+
+/// Allocates and frees; what is left goes to whoever waits for it.
+fn churn(heap: &ThreadCached, seed: u64, left: &mpsc::Sender<Block>) {
+    let mut rng = Rng::new(seed);
+    let mut blocks = Vec::new();
+    for _ in 0..500 {
+        blocks.push(Block::new(heap, &mut rng));
+        if blocks.len() > 20 {
+            blocks.swap_remove(rng.below(blocks.len())).free(heap);
+        }
+    }
+    blocks.into_iter().for_each(|block| left.send(block).expect("a receiver"));
+}
+
+/// What the heap holds beside blocks when `rounds` of so many threads at once have come, and gone.
+fn overhead_after(heap: &ThreadCached, rounds: usize, at_once: usize) -> usize {
+    for round in 0..rounds {
+        let (sender, left) = mpsc::channel();
+        let all_are_there = Barrier::new(at_once);
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..at_once)
+                .map(|thread| {
+                    let (sender, barrier) = (sender.clone(), &all_are_there);
+                    scope.spawn(move || {
+                        let seed = (round * at_once + thread) as u64;
+                        // No one ends before all have begun.
+                        Block::new(heap, &mut Rng::new(seed)).free(heap);
+                        barrier.wait();
+                        churn(heap, seed, &sender);
+                    })
+                })
+                .collect();
+            // To the very end of each, which a scope does not wait for.
+            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        });
+        drop(sender);
+        // By a thread that ends too, when its owner has ended.
+        let free = || left.into_iter().for_each(|block| block.free(heap));
+        thread::scope(|scope| scope.spawn(free).join().expect("no panic"));
+    }
+    heap.check().expect("a whole heap");
+    // The sums settle what was left for those that ended; then empty slabs are free pages.
+    heap.trim();
+    let stats = heap.stats();
+    assert_eq!((stats.live_blocks, stats.misuses), (0, 0));
+    stats.overhead
+}
+
+#[test]
+fn the_parts_of_threads_that_ended_are_used_again() {
+    let heap = ThreadCached::new();
+    let after_8 = overhead_after(&heap, 8, 1);
+    assert_eq!(overhead_after(&heap, 248, 1), after_8);
+    let of_many = overhead_after(&heap, 2, 8);
+    assert_eq!(overhead_after(&heap, 30, 8), of_many);
+}
+
+#[test]
+fn a_thread_may_use_more_heaps_than_it_remembers_and_they_may_go_in_any_order() {
+    const HEAPS: usize = 20;
+    let heaps: Vec<_> = (0..HEAPS).map(|_| Arc::new(ThreadCached::new())).collect();
+    let threads: Vec<_> = (0..4)
+        .map(|seed| {
+            let mut heaps = heaps.clone();
+            thread::spawn(move || {
+                let mut rng = Rng::new(seed);
+                while !heaps.is_empty() {
+                    let mut blocks = Vec::new();
+                    for _ in 0..300 {
+                        let heap = rng.below(heaps.len());
+                        blocks.push((heap, Block::new(&heaps[heap], &mut rng)));
+                        if blocks.len() > 100 {
+                            let (heap, block) = blocks.swap_remove(rng.below(blocks.len()));
+                            block.free(&heaps[heap]);
+                        }
+                    }
+                    blocks.into_iter().for_each(|(heap, block)| block.free(&heaps[heap]));
+                    // Whoever is the last to let go of a heap drops it; the others go on with the rest.
+                    let heap = heaps.swap_remove(rng.below(heaps.len()));
+                    heap.check().expect("a whole heap");
+                }
+            })
+        })
+        .collect();
+    drop(heaps);
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+#[test]
+fn a_heap_may_go_before_the_threads_that_used_it() {
+    let heap = Arc::new(ThreadCached::new());
+    let (used, gone) = (Barrier::new(5), Barrier::new(5));
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let (heap, used, gone) = (Arc::clone(&heap), &used, &gone);
+            scope.spawn(move || {
+                Block::new(&heap, &mut Rng::new(seed)).free(&heap);
+                drop(heap);
+                used.wait();
+                gone.wait();
+                // Another may lie where that one lay.
+                let other = ThreadCached::new();
+                Block::new(&other, &mut Rng::new(seed)).free(&other);
+            });
+        }
+        used.wait();
+        assert_eq!(Arc::strong_count(&heap), 1);
+        drop(heap);
+        gone.wait();
+    });
+}
