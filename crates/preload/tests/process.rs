@@ -29,6 +29,8 @@ const MOMENTS: &[Moment] = &[
     Moment { name: "fork", source: "fork_storm.c", arguments: few },
     Moment { name: "exec", source: "exec.c", arguments: |_| vec![] },
     Moment { name: "many_threads", source: "many_threads.c", arguments: nature },
+    Moment { name: "keys", source: "keys.c", arguments: nature },
+    Moment { name: "leaves_threads", source: "leaves_threads.c", arguments: |_| vec![] },
     Moment { name: "hand_over", source: "hand_over.c", arguments: few },
     Moment { name: "cancel", source: "cancel.c", arguments: |_| vec![] },
     Moment { name: "alarms", source: "alarms.c", arguments: few },

@@ -189,7 +189,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[cold]
     #[inline(never)]
     fn deallocate_slowly(&self, block: NonNull<u8>) -> Result<(), HeapError> {
-        let freed = match self.shared().map(|shared| (shared, self.attach())) {
+        let part = || if slot::has_ended() { None } else { self.attach() };
+        let freed = match self.shared().map(|shared| (shared, part())) {
             None => Err(HeapError::InvalidFree(block.addr().get())),
             // SAFETY: the part is this thread's.
             Some((shared, Some((local, _)))) => unsafe {
@@ -423,7 +424,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         Ok(())
     }
 
-    /// Frees a block in a thread for whose part there is no memory.
+    /// Frees a block in a thread that has no part: there is no memory for one, or the thread ends.
     #[cold]
     fn free_without_part(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         let addr = block.addr().get();

@@ -135,8 +135,18 @@ fn watch_for_the_end() {
     unsafe { libc::pthread_setspecific(key, entries().cast()) };
 }
 
-/// Hands back all caches of this thread. Should it allocate or free after this, it gets new ones, and this is called
-/// once more.
+/// In the last entry of a thread whose caches were handed back.
+const ENDED: u64 = u64::MAX;
+
+/// Whether this thread ends, and has no caches any more. What the C library frees at the very end, when it calls no
+/// destructors any more, must not get it another one, which nobody would take over.
+#[cold]
+pub(crate) fn has_ended() -> bool {
+    // SAFETY: the list is this thread's alone, and has that many entries.
+    unsafe { (*entries().add(HEAPS - 1)).heap == ENDED }
+}
+
+/// Hands back all caches of this thread. Should it allocate after this, it gets new ones, and this is called once more.
 unsafe extern "C" fn at_the_end(_: *mut libc::c_void) {
     let first = entries();
     for at in 0..HEAPS {
@@ -149,4 +159,6 @@ unsafe extern "C" fn at_the_end(_: *mut libc::c_void) {
             }
         }
     }
+    // SAFETY: as above.
+    unsafe { (*first.add(HEAPS - 1)).heap = ENDED };
 }
