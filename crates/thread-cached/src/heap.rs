@@ -814,8 +814,9 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     }
 
     fn freeze(&self) {
-        registry::freeze();
+        // In the order in which the first request takes them.
         core::mem::forget(self.source.lock());
+        registry::freeze();
         if let Some(shared) = self.shared() {
             core::mem::forget(shared.lock());
         }
@@ -856,8 +857,8 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             if let Some(shared) = self.shared() {
                 shared.central.force_unlock(NonNull::dangling().read());
             }
-            self.source.force_unlock(NonNull::dangling().read());
             registry::thaw();
+            self.source.force_unlock(NonNull::dangling().read());
         }
     }
 }

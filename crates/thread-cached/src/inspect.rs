@@ -149,6 +149,17 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
     pub(crate) fn check(&self, own: Option<NonNull<Local>>) -> Result<(), Broken> {
         self.pages.check()?;
         let mut found = Ok(());
+        self.each_local(&mut |local| {
+            // SAFETY: orphans are ours under the lock.
+            unsafe {
+                if local.as_ref().orphan {
+                    let mut at_hand = 0;
+                    (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));
+                    let place = local.addr().get();
+                    found = found.and(ensure(at_hand == 0, "an orphan has nothing at hand", place));
+                }
+            }
+        });
         self.each_chunk(&mut |chunk| {
             // SAFETY: the lock is held.
             unsafe {

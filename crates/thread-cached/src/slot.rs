@@ -112,7 +112,8 @@ pub(crate) fn forget(heap: u64) {
 static KEY: AtomicU32 = AtomicU32::new(NO_KEY);
 const NO_KEY: u32 = u32::MAX;
 
-/// Has the caches of this thread handed back when it ends.
+/// Has the caches of this thread handed back when it ends. By then a library that this is linked into must be there
+/// still: such are linked with `-z nodelete`.
 fn watch_for_the_end() {
     let mut key = KEY.load(Relaxed);
     if key == NO_KEY {
