@@ -714,10 +714,8 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     unsafe fn deallocate(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         if !D::CHECKED
             && let Some(local) = self.local()
-            // SAFETY: the part is this thread's, and the class is that of the object.
-            && let Some(class) = unsafe { Local::own_class(local, block.addr().get()) }
-            // SAFETY: as above.
-            && unsafe { Local::push(local, class, block) }
+            // SAFETY: the part is this thread's.
+            && unsafe { Local::free_at_once(local, block) }
         {
             return Ok(());
         }

@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use heapwright_core::HeapError;
 
-use crate::chunk::{Chunk, Desc, Entry, KIND, Table, WORDS, slab_entry};
+use crate::chunk::{Chunk, Desc, Entry, INSIDE, KIND, Table, WORDS, slab_entry};
 use crate::classes::{
     ALL, BITS_IN_SLAB, CLASSES, PAGE, PARCELS, SLAB_BITS, SLOTS, TABLE, capacity,
 };
@@ -181,8 +181,6 @@ struct Slabs {
     /// Those with free objects, the one listed first first.
     first: *mut Desc,
     last: *mut Desc,
-    /// How many in the list have no object in use.
-    empty: usize,
 }
 
 /// Objects of other threads' slabs, before they go home.
@@ -190,13 +188,15 @@ struct Outgoing {
     count: usize,
     bytes: usize,
     objects: [*mut u8; PARCEL],
+    /// The entry of each one's page when it was freed.
+    entries: [Entry; PARCEL],
 }
+
+/// How many pages a part keeps, so that classes that come and go do not take and give pages all the time.
+const STASH: usize = 8;
 
 /// How many objects a bin holds until it was too small.
 const FIRST: u16 = 8;
-
-/// Of classes below this size a slab without an object in use is kept.
-const KEEPS_EMPTY: u32 = 2 << 10;
 
 /// Objects go home when so many bytes of them are together.
 const OUTGOING_BYTES: usize = 64 << 10;
@@ -249,6 +249,8 @@ pub(crate) struct Local {
     slots: [*mut u8; SLOTS],
     classes: [Slabs; ALL],
     outgoing: Outgoing,
+    /// Single pages that no slab needs any more, for the next one that does.
+    stash: [Option<Run>; STASH],
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
@@ -272,12 +274,8 @@ impl Local {
         table: *const Table,
         next: *mut Self,
     ) {
-        const NONE: Slabs = Slabs {
-            current: ptr::null_mut(),
-            first: ptr::null_mut(),
-            last: ptr::null_mut(),
-            empty: 0,
-        };
+        const NONE: Slabs =
+            Slabs { current: ptr::null_mut(), first: ptr::null_mut(), last: ptr::null_mut() };
         let local = at.as_ptr();
         // SAFETY: the caller promises the page. Everything is written.
         unsafe {
@@ -290,6 +288,7 @@ impl Local {
             (&raw mut (*local).slots).write_bytes(0, 1);
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).outgoing).write_bytes(0, 1);
+            (&raw mut (*local).stash).write([None; STASH]);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
             for (class, fixed) in TABLE.iter().enumerate() {
@@ -402,6 +401,65 @@ impl Local {
         }
     }
 
+    /// What the page of an address serves; zero for an address of no chunk.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn entry(local: NonNull<Self>, addr: usize) -> Entry {
+        // SAFETY: the table is one, and so is the chunk that it knows.
+        unsafe {
+            match Table::find((*local.as_ptr()).table, addr) {
+                Some((chunk, page)) => Chunk::entry(chunk, page).load(Relaxed),
+                None => 0,
+            }
+        }
+    }
+
+    /// Frees an object of a slab, if that takes no more than to keep it at hand or with those that go home.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn free_at_once(local: NonNull<Self>, block: NonNull<u8>) -> bool {
+        // SAFETY: the caller promises the part; the class is that of the object.
+        unsafe {
+            let entry = Self::entry(local, block.addr().get());
+            let class = (entry ^ (*local.as_ptr()).tag) as usize;
+            if class < CLASSES {
+                return Self::push(local, class, block);
+            }
+            Self::free_elsewhere_at_once(local, entry, block)
+        }
+    }
+
+    /// Frees an object of another thread's slab, if there is room for it with those that go home.
+    #[inline(never)]
+    unsafe fn free_elsewhere_at_once(
+        local: NonNull<Self>,
+        entry: Entry,
+        block: NonNull<u8>,
+    ) -> bool {
+        let class = (entry & KIND) as usize;
+        if class >= CLASSES || entry <= KIND {
+            return false;
+        }
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let outgoing = &mut (*local.as_ptr()).outgoing;
+            if outgoing.count + 1 >= PARCEL || outgoing.bytes > OUTGOING_BYTES {
+                return false;
+            }
+            outgoing.objects[outgoing.count] = block.as_ptr();
+            outgoing.entries[outgoing.count] = entry;
+            outgoing.count += 1;
+            outgoing.bytes += TABLE[class].size as usize;
+        }
+        true
+    }
+
     /// The class of an object of ours, by its address; whether it is one at all is not asked. Anything else is none.
     ///
     /// # Safety
@@ -409,11 +467,9 @@ impl Local {
     /// The part is this thread's.
     #[inline(always)]
     pub(crate) unsafe fn own_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
-        // SAFETY: the table is one, and so is the chunk that it knows.
+        // SAFETY: the caller promises the part.
         unsafe {
-            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
-            let class = (entry ^ (*local.as_ptr()).tag) as usize;
+            let class = (Self::entry(local, addr) ^ (*local.as_ptr()).tag) as usize;
             (class < CLASSES).then_some(class)
         }
     }
@@ -529,13 +585,14 @@ impl Local {
                 return Some(current);
             }
             let next = if let Some(first) = NonNull::new((*slabs).first) {
-                if first.as_ref().free == first.as_ref().capacity {
-                    (*slabs).empty -= 1;
-                }
                 Self::unlist(slabs, first);
                 first
             } else {
-                match runs.slab(class, local)? {
+                let put_aside =
+                    if TABLE[class].pages == 1 { Self::from_stash(local) } else { None };
+                match put_aside
+                    .map_or_else(|| runs.slab(class, local), |run| Some(NewSlab::Run(run)))?
+                {
                     NewSlab::Run(run) => Self::divide(local, class, run),
                     NewSlab::Adopted(slab) => slab,
                 }
@@ -543,6 +600,31 @@ impl Local {
             (*local.as_ptr()).table = runs.table();
             (*slabs).current = next.as_ptr();
             Some(next)
+        }
+    }
+
+    /// Keeps the page of a slab that is none any more, or gives back its run.
+    unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
+        // SAFETY: the caller promises its own part, and a run that nobody uses.
+        unsafe {
+            let stash = &mut (*local.as_ptr()).stash;
+            match stash.iter_mut().find(|place| place.is_none()) {
+                Some(place) if run.pages == 1 && R::AT_HAND => {
+                    // A pointer into it is refused from now on.
+                    Chunk::mark(run.chunk, run.page, 1, INSIDE);
+                    *place = Some(run);
+                }
+                _ => runs.release(run),
+            }
+        }
+    }
+
+    /// A page that was kept.
+    unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let stash = &mut (*local.as_ptr()).stash;
+            stash.iter_mut().rev().find_map(Option::take)
         }
     }
 
@@ -615,7 +697,7 @@ impl Local {
                 if slab.put_down()
                     && let Some(run) = Self::relist(local, class, slab.desc)
                 {
-                    runs.release(run);
+                    Self::put_aside(local, run, runs);
                 }
                 if let Err(error) = result {
                     runs.misuse(error);
@@ -686,7 +768,7 @@ impl Local {
             if entry == (*local.as_ptr()).tag | class as u32 {
                 match Self::free(local, class, chunk.cast(), page, addr) {
                     Ok(None) => {}
-                    Ok(Some(run)) => runs.release(run),
+                    Ok(Some(run)) => Self::put_aside(local, run, runs),
                     Err(error) => runs.misuse(error),
                 }
             } else {
@@ -772,11 +854,6 @@ impl Local {
             }
             if !slab.as_ref().listed {
                 Self::list(slabs, slab);
-            }
-            if (*slabs).empty == 0 && TABLE[class].size < KEEPS_EMPTY {
-                // One is kept, so that a class at a boundary does not take and give pages all the time.
-                (*slabs).empty = 1;
-                return None;
             }
             Self::unlist(slabs, slab);
             Some(Self::run(slab))
@@ -873,8 +950,10 @@ impl Local {
     ) {
         // SAFETY: the caller promises object and part.
         unsafe {
+            let entry = Self::entry(local, object.addr().get());
             let outgoing = &mut (*local.as_ptr()).outgoing;
             outgoing.objects[outgoing.count] = object.as_ptr();
+            outgoing.entries[outgoing.count] = entry;
             outgoing.count += 1;
             outgoing.bytes += TABLE[class].size as usize;
             if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
@@ -887,37 +966,37 @@ impl Local {
     pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
         unsafe {
-            let count = (*local.as_ptr()).outgoing.count;
-            let mut objects = [ptr::null_mut(); PARCEL];
+            let Outgoing { count, mut objects, mut entries, .. } =
+                (&raw const (*local.as_ptr()).outgoing).read();
             let outgoing = &mut (*local.as_ptr()).outgoing;
-            objects[..count].copy_from_slice(&outgoing.objects[..count]);
             (outgoing.count, outgoing.bytes) = (0, 0);
             let table = runs.table();
             let mut left = count;
             while left > 0 {
-                let Some(owner) = Self::owner(table, objects[0]) else {
-                    left -= 1;
-                    objects[0] = objects[left];
-                    continue;
-                };
+                let number = entries[0] & !KIND;
+                let owner = Self::owner(table, objects[0]);
                 let parcel = if R::PACKS { Self::parcel(local, runs) } else { None };
                 let (mut kept, mut packed) = (0, 0);
                 for at in 0..left {
-                    let object = objects[at];
-                    if Self::owner(table, object) != Some(owner) {
-                        objects[kept] = object;
+                    let (object, entry) = (objects[at], entries[at]);
+                    if entry & !KIND != number {
+                        (objects[kept], entries[kept]) = (object, entry);
                         kept += 1;
                     } else if let Some(parcel) = parcel {
                         (*parcel.as_ptr()).objects[packed] = object;
                         packed += 1;
-                    } else if let Some(object) = NonNull::new(object.cast::<Parcel>()) {
+                    } else if let Some(parcel) = NonNull::new(object.cast::<Parcel>())
+                        && let Some(owner) = owner
+                    {
                         // For want of memory an object is sent as it is: any is as long as the head of a parcel.
-                        (*object.as_ptr()).count = 0;
-                        owner.as_ref().mailbox.push(object);
+                        (*parcel.as_ptr()).count = 0;
+                        owner.as_ref().mailbox.push(parcel);
                     }
                 }
                 left = kept;
-                if let Some(parcel) = parcel {
+                if let Some(parcel) = parcel
+                    && let Some(owner) = owner
+                {
                     (*parcel.as_ptr()).count = packed;
                     owner.as_ref().mailbox.push(parcel);
                 }
@@ -1006,6 +1085,11 @@ impl Local {
     ///
     /// The part is this thread's, or an orphan's that it looks after.
     pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises the part.
+        while let Some(run) = unsafe { Self::from_stash(local) } {
+            // SAFETY: nobody uses it.
+            unsafe { runs.release(run) };
+        }
         for class in 0..ALL {
             // SAFETY: the caller promises the part; what is in a list is a slab.
             unsafe {
@@ -1016,7 +1100,6 @@ impl Local {
                         Self::list(slabs, current);
                     }
                 }
-                (*slabs).empty = 0;
                 let mut slab = (*slabs).first;
                 while let Some(here) = NonNull::new(slab) {
                     slab = here.as_ref().next;
@@ -1043,9 +1126,6 @@ impl Local {
         unsafe {
             let slabs = &raw mut (*orphan.as_ptr()).classes[class];
             let slab = NonNull::new((*slabs).first)?;
-            if slab.as_ref().free == slab.as_ref().capacity {
-                (*slabs).empty = (*slabs).empty.saturating_sub(1);
-            }
             Self::unlist(slabs, slab);
             let run = Self::run(slab);
             slab.as_ref().owner.store(local.as_ptr(), Relaxed);
