@@ -73,6 +73,8 @@ fn main() -> ExitCode {
         }
     }
     for strategy in &STRATEGIES {
+        let linked = move || is_linked_as_promised(library(strategy));
+        tests.push(needing(&["readelf"], format!("linked::{}", strategy.name), linked));
         let symbols = move || exports(library(strategy), cfg!(target_arch = "x86_64"));
         tests.push(needing(&["nm"], format!("symbols::{}", strategy.name), symbols));
         if cfg!(target_arch = "x86_64") {
@@ -118,6 +120,20 @@ fn exports(library: &std::path::Path, operators: bool) -> Result<(), Failed> {
         outcome.require(expected.contains(symbol), &format!("it exports {symbol}"))?;
     }
     Ok(())
+}
+
+/// A library needs the C library alone, is initialised before all others, and finds its thread-local storage without
+/// calls.
+fn is_linked_as_promised(library: &std::path::Path) -> Result<(), Failed> {
+    let mut command = Command::new(find("readelf").ok_or("readelf is gone")?);
+    command.args(["--dynamic", "--dyn-syms", "--wide"]).arg(library);
+    let outcome = run(command, b"", LIMIT)?.exits(0)?;
+    let text = outcome.stdout();
+    let mut needed = text.lines().filter(|line| line.contains("(NEEDED)"));
+    let alone = needed.all(|line| line.contains("[libc.so"));
+    outcome.require(alone, "it needs more than the C library")?;
+    outcome.require(text.contains("INITFIRST"), "it is not initialised first")?;
+    outcome.require(!text.contains("__tls_get_addr"), "it calls for thread-local storage")
 }
 
 /// An operator that finds no memory hands over to the C++ library's by a jump, with its own frame gone: exceptions must

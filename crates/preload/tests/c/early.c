@@ -1,6 +1,8 @@
-// Allocation before main, after main, and where threads end.
+// Allocation before main, after main, where threads end, and by a library where the process forks.
 
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "work.h"
 
@@ -58,6 +60,10 @@ int main(void) {
     atexit(at_exit);
     CHECK(of_constructor && intact(of_constructor), "what was made before main");
     of_main = make(30, 16);
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) _exit(failures);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "the child ended with status %x", status);
     CHECK(pthread_key_create(&key, of_thread) == 0, "");
     for (int round = 0; round < 50; round++) {
         pthread_t threads[4];
