@@ -7,9 +7,10 @@
 //!
 //! Invariants:
 //!
-//! * an entry is that of a slab (its class and its owner's number) for every page of a slab, [`LARGE`] for the first
-//!   page of a large block, [`DIRTY`] or [`CLEAN`] for the first and the last page of a free run, and of the kinds
-//!   above [`LARGE`], or zero, for every other page;
+//! * an entry is that of a slab (its class and its owner's number) for every page of a slab, and for no other page;
+//!   [`LARGE`] for the first page of a large block, and for no other; [`DIRTY`] or [`CLEAN`] for the first and the last
+//!   page of a free run, and never for those of a run in use; pages between them have any of these kinds but
+//!   [`LARGE`], or zero, which no pages have that are the head's;
 //! * runs follow each other without a gap; the header of each head's descriptor has its size; behind the last one
 //!   stands a header of size zero.
 
@@ -281,14 +282,20 @@ impl Table {
     /// `table` is one.
     #[inline(always)]
     pub(crate) unsafe fn find(table: *const Self, addr: usize) -> Option<(NonNull<u8>, usize)> {
-        // SAFETY: the caller promises a table.
+        // SAFETY: the caller promises a table. The first unit of the address space is none of a table's, so a unit's own
+        // address is not null.
         unsafe {
-            let word = Self::word(table, addr);
-            let base = (addr >> (*table).shift) << (*table).shift;
+            let number = addr >> (*table).shift;
+            let unit = number.wrapping_sub((*table).low);
+            if unit >= (*table).units {
+                return None;
+            }
+            let base = number << (*table).shift;
+            let word = Self::unit(table, unit).load(Relaxed);
             if word.addr() != base {
                 return None;
             }
-            Some((NonNull::new(word)?, (addr - base) >> PAGE_SHIFT))
+            Some((NonNull::new_unchecked(word), (addr - base) >> PAGE_SHIFT))
         }
     }
 

@@ -10,7 +10,7 @@ use crate::mailbox::Parcel;
 /// A page: the unit of runs, in bytes.
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 /// Its binary logarithm.
-pub(crate) const PAGE_SHIFT: u32 = 14;
+pub(crate) const PAGE_SHIFT: u32 = 13;
 
 /// How many classes there are for programs.
 pub(crate) const CLASSES: usize = 72;
@@ -102,16 +102,6 @@ pub(crate) const SLOTS: usize = {
     last.base as usize + last.most as usize + 1
 };
 
-/// Objects of which a slab has more than its descriptor has bits; their bits lie at the end of the slab.
-pub(crate) const BITS_IN_SLAB: usize = 0;
-/// Bytes of those bits.
-pub(crate) const SLAB_BITS: usize = PAGE / GRANULE / 8;
-
-/// Objects in a slab of so many pages.
-pub(crate) const fn capacity(class: usize, size: usize, pages: usize) -> usize {
-    (pages * PAGE - if class == BITS_IN_SLAB { SLAB_BITS } else { 0 }) / size
-}
-
 const fn table() -> [Class; ALL] {
     let mut table = [Class { size: 0, reciprocal: 0, pages: 0, least: 0, base: 0, most: 0 }; ALL];
     let mut class = 0;
@@ -173,6 +163,7 @@ pub(crate) const KEPT: usize = 16 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::WORDS;
 
     #[test]
     fn every_size_has_the_least_class_that_holds_it() {
@@ -208,11 +199,11 @@ mod tests {
 
     #[test]
     fn slabs_lose_little_and_offsets_divide_exactly() {
-        for (class, &Class { size, reciprocal, pages, .. }) in TABLE.iter().enumerate() {
+        for &Class { size, reciprocal, pages, .. } in &TABLE {
             let (size, bytes) = (size as usize, pages as usize * PAGE);
-            let capacity = capacity(class, size, pages as usize);
+            let capacity = bytes / size;
             assert!((bytes - capacity * size) * 8 <= bytes);
-            assert!(pages <= 16 && (capacity <= 512 || class == BITS_IN_SLAB));
+            assert!(pages <= 16 && capacity <= 64 * WORDS);
             for offset in 0..bytes {
                 assert_eq!((offset as u64 * u64::from(reciprocal)) >> 32, (offset / size) as u64);
             }

@@ -15,7 +15,7 @@ use heapwright_core::{
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
-use crate::chunk::{CLEAN, Chunk, DIRTY, INSIDE, KIND, LARGE, Table};
+use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
 use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, TABLE, class_for};
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
@@ -130,7 +130,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         };
         // SAFETY: the run is ours, and long enough for both.
         unsafe {
-            Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
             pages.lay_first_table(run.start().add(bytes).cast());
             let shared = run.start().cast::<Shared<B, L, D>>();
             let central = Central { pages, locals: ptr::null_mut(), owners: 0, orphans: 0 };
@@ -167,10 +166,10 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
             // SAFETY: the part is this thread's.
             Some(class) => unsafe {
-                if Local::start_ticking(local, class) {
+                if Local::is_time(local) {
                     shared.pass_time(local);
                 }
-                let object = Local::pop(local, class)
+                let object = Local::take(local, class)
                     .or_else(|| Local::refill(local, class, D::CHECKED, keeper));
                 object.map(|object| (object, false))
             },
@@ -362,7 +361,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         let run = central.pages.take(pages, align)?;
         // SAFETY: the run was just given.
         unsafe {
-            Chunk::mark(run.chunk, run.page + 1, run.pages - 1, INSIDE);
             (*run.desc().as_ptr()).bytes = run.pages * PAGE;
             Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
         }
@@ -529,7 +527,6 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
                 return None;
             }
             let run = self.pages.take(local::PAGES, 1)?;
-            Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
             if let Some(first) = NonNull::new(self.locals) {
                 Local::meet_another(first);
             }

@@ -10,14 +10,14 @@ use heapwright_core::{BlockInfo, BlockState, Broken, HeapBackend, Policy, Stats,
 use lock_api::RawMutex;
 
 use crate::Design;
-use crate::chunk::{CLEAN, DIRTY, Entry, KIND, LARGE};
+use crate::chunk::{CLEAN, DIRTY, Entry, KIND, LARGE, WORDS};
 use crate::classes::{ALL, PAGE, PARCELS, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
 use crate::pages::{BEFORE_BLOCK, Pages, Run};
 
 /// Bits for the objects of any slab.
-type Bits = [u64; 16];
+type Bits = [u64; WORDS];
 
 fn is_set(bits: &Bits, index: usize) -> bool {
     bits[index / 64] >> (index % 64) & 1 != 0
@@ -129,7 +129,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         let cached = self.cached(own, class, run);
         // SAFETY: the caller promises a slab.
         unsafe {
-            let (bits, _) = Local::bits(run.desc(), class);
+            let (bits, _) = Local::bits(run.desc());
             for index in 0..usize::from(run.desc().as_ref().capacity) {
                 let free = bits.add(index / 64).read() >> (index % 64) & 1 != 0;
                 let state = match (free, is_set(&cached, index)) {
@@ -192,7 +192,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             }
             let marked = owner.as_ref().tag | class as u32 == entry;
             ensure(marked, "a slab's pages bear its owner's number", at)?;
-            let (bits, words) = Local::bits(slab, class);
+            let (bits, words) = Local::bits(slab);
             let set: u32 = (0..words).map(|word| bits.add(word).read().count_ones()).sum();
             ensure(set == u32::from(slab.as_ref().free), "a slab counts its free objects", at)?;
             let hint = usize::from(slab.as_ref().hint);

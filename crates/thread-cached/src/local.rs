@@ -20,10 +20,8 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use heapwright_core::HeapError;
 
-use crate::chunk::{Chunk, Desc, Entry, INSIDE, KIND, Table, WORDS, slab_entry};
-use crate::classes::{
-    ALL, BITS_IN_SLAB, CLASSES, PAGE, PARCELS, SLAB_BITS, SLOTS, TABLE, capacity,
-};
+use crate::chunk::{Chunk, Desc, Entry, INSIDE, KIND, Table, slab_entry};
+use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SLOTS, TABLE};
 use crate::mailbox::{Mailbox, PARCEL, Parcel};
 use crate::pages::Run;
 
@@ -31,16 +29,14 @@ use crate::pages::Run;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Bin {
-    /// The index of the topmost one in the slots, and above sixteen bits, how many are taken before time is looked at.
-    word: u32,
-    /// The index of the topmost one in a bin that is full.
-    pub(crate) full: u16,
+    /// The index of the topmost one in the slots.
+    top: u16,
+    /// That index in a bin that is full.
+    full: u16,
 }
 
-const INDEX: u32 = 0xFFFF;
-const TICK: u32 = 1 << 16;
-/// Objects are taken from a bin so often before time is looked at.
-const TICKS: u32 = 128 * TICK;
+/// So often objects are taken before time is looked at.
+const TICKS: u32 = 128;
 
 /// A slab, with what it takes to find its objects.
 struct Place {
@@ -70,11 +66,7 @@ impl Place {
             let desc = Chunk::desc(chunk, head);
             let start = Chunk::page(chunk, head);
             let size = fixed.size as usize;
-            let bits = if class == BITS_IN_SLAB {
-                start.as_ptr().add(PAGE - SLAB_BITS).cast()
-            } else {
-                (&raw mut (*desc.as_ptr()).bits).cast()
-            };
+            let bits = (&raw mut (*desc.as_ptr()).bits).cast();
             Self {
                 start: start.addr().get(),
                 bytes: usize::from(desc.as_ref().capacity) * size,
@@ -241,6 +233,8 @@ pub(crate) struct Local {
     pub(crate) busy: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
     pub(crate) orphan: bool,
+    /// How many objects are taken before time is looked at.
+    ticks: u32,
     /// Bytes of a class that are kept at hand, at most.
     kept: u32,
     /// A table of the heap, perhaps not the newest.
@@ -258,7 +252,7 @@ pub(crate) struct Local {
 
 /// Pages of a part.
 pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
-const _: () = assert!(PAGES <= 2, "a thread's part of a heap is small");
+const _: () = assert!(PAGES <= 4, "a thread's part of a heap is small");
 const _: () = assert!(offset_of!(Local, bins) < 64);
 
 impl Local {
@@ -283,6 +277,7 @@ impl Local {
             (&raw mut (*local).alone).write(AtomicBool::new(next.is_null()));
             (&raw mut (*local).busy).write(false);
             (&raw mut (*local).orphan).write(false);
+            (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).table).write(table);
             (&raw mut (*local).slots).write_bytes(0, 1);
@@ -293,7 +288,7 @@ impl Local {
             (&raw mut (*local).mailbox).write(Mailbox::new());
             for (class, fixed) in TABLE.iter().enumerate() {
                 let full = fixed.base + Self::most(at, class).min(FIRST);
-                let bin = Bin { word: u32::from(fixed.base) | TICKS, full };
+                let bin = Bin { top: fixed.base, full };
                 (&raw mut (*local).bins[class]).write(bin);
             }
         }
@@ -329,18 +324,32 @@ impl Local {
     /// `class` is one. The part is this thread's.
     #[inline(always)]
     pub(crate) unsafe fn pop(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            let (ticks, over) = (*local.as_ptr()).ticks.overflowing_sub(1);
+            if over {
+                return None;
+            }
+            (*local.as_ptr()).ticks = ticks;
+            Self::take(local, class)
+        }
+    }
+
+    /// The object of a class that was freed last, whatever the time.
+    ///
+    /// # Safety
+    ///
+    /// As [`pop`](Self::pop).
+    #[inline(always)]
+    pub(crate) unsafe fn take(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller promises the class; the index is that of a slot.
         unsafe {
             let local = local.as_ptr();
             let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
-            let word = (*bin).word;
-            let object =
-                (&raw mut (*local).slots).cast::<*mut u8>().add((word & INDEX) as usize).read();
-            if word < TICK {
-                return None;
-            }
-            let object = NonNull::new(object)?;
-            (*bin).word = word - (TICK + 1);
+            let top = (*bin).top;
+            let slots = (&raw mut (*local).slots).cast::<*mut u8>();
+            let object = NonNull::new(slots.add(usize::from(top)).read())?;
+            (*bin).top = top - 1;
             Some(object)
         }
     }
@@ -356,13 +365,13 @@ impl Local {
         unsafe {
             let local = local.as_ptr();
             let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
-            let word = (*bin).word;
-            let top = (&raw mut (*local).slots).cast::<*mut u8>().add((word & INDEX) as usize);
-            if top.read() == object.as_ptr() || word as u16 == (*bin).full {
+            let top = (*bin).top;
+            let slot = (&raw mut (*local).slots).cast::<*mut u8>().add(usize::from(top));
+            if slot.read() == object.as_ptr() || top == (*bin).full {
                 return false;
             }
-            top.add(1).write(object.as_ptr());
-            (*bin).word = word + 1;
+            slot.add(1).write(object.as_ptr());
+            (*bin).top = top + 1;
             true
         }
     }
@@ -388,7 +397,7 @@ impl Local {
                 return Ok(());
             }
             let bin = (*local.as_ptr()).bins[class];
-            if bin.word as u16 == bin.full {
+            if bin.top == bin.full {
                 let top = (*local.as_ptr()).slots[usize::from(bin.full)];
                 if top != object.as_ptr() {
                     Self::flush(local, class, runs);
@@ -483,14 +492,19 @@ impl Local {
 
     // ---- Filling a bin --------------------------------------------------------------------------
 
-    /// Whether the bin of a class only has to look at the time; then it may go on.
-    pub(crate) unsafe fn start_ticking(local: NonNull<Self>, class: usize) -> bool {
-        // SAFETY: the caller promises a class, and its own part.
+    /// Whether it is time to look at the time; then it will be again after some more objects.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn is_time(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises its own part.
         unsafe {
-            let bin = &mut (*local.as_ptr()).bins[class];
-            let expired = bin.word < TICK;
-            bin.word = bin.word & INDEX | TICKS;
-            expired
+            let over = (*local.as_ptr()).ticks == 0;
+            if over {
+                (*local.as_ptr()).ticks = TICKS;
+            }
+            over
         }
     }
 
@@ -509,7 +523,7 @@ impl Local {
         unsafe {
             if !(*local.as_ptr()).mailbox.is_empty() {
                 Self::receive(local, runs);
-                if let Some(object) = Self::pop(local, class) {
+                if let Some(object) = Self::take(local, class) {
                     return Some(object);
                 }
             }
@@ -519,7 +533,7 @@ impl Local {
             let wanted = if singly { 1 } else { room.div_ceil(2) };
             bin.full = base + (room * 2).min(most);
             Self::fill(local, class, wanted, runs)?;
-            Self::pop(local, class)
+            Self::take(local, class)
         }
     }
 
@@ -535,7 +549,7 @@ impl Local {
             let slab = Self::slab_with_free(local, class, runs)?;
             let desc = &mut *slab.as_ptr();
             let count = wanted.min(desc.free);
-            let (first, words) = Self::bits(slab, class);
+            let (first, words) = Self::bits(slab);
             let size = TABLE[class].size as usize;
             let base = TABLE[class].base;
             let slots = (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>();
@@ -565,7 +579,7 @@ impl Local {
             }
             desc.hint = word.min(words - 1) as u16;
             desc.free -= count;
-            (*local.as_ptr()).bins[class].word = u32::from(base + count) | TICKS;
+            (*local.as_ptr()).bins[class].top = base + count;
             Some(())
         }
     }
@@ -633,14 +647,14 @@ impl Local {
         let slab = run.desc();
         // SAFETY: the run was just given.
         unsafe {
-            let capacity = capacity(class, TABLE[class].size as usize, run.pages);
+            let capacity = run.pages * PAGE / TABLE[class].size as usize;
             let desc = &mut *slab.as_ptr();
             desc.owner.store(local.as_ptr(), Relaxed);
             desc.capacity = capacity as u16;
             desc.free = capacity as u16;
             desc.hint = 0;
             desc.listed = false;
-            let (first, words) = Self::bits(slab, class);
+            let (first, words) = Self::bits(slab);
             for word in 0..words {
                 let here = (capacity - word * 64).min(64);
                 first.add(word).write(u64::MAX >> (64 - here));
@@ -664,10 +678,8 @@ impl Local {
     unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let count = u32::from(TABLE[class].base);
-            let bin = &mut (*local.as_ptr()).bins[class];
-            let held = (bin.word & INDEX) - count;
-            Self::flush_some(local, class, held.div_ceil(2) as usize, runs);
+            let held = (*local.as_ptr()).bins[class].top - TABLE[class].base;
+            Self::flush_some(local, class, usize::from(held.div_ceil(2)), runs);
             let (base, most) = (TABLE[class].base, Self::most(local, class));
             let bin = &mut (*local.as_ptr()).bins[class];
             bin.full = base + ((bin.full - base) * 2).min(most);
@@ -681,7 +693,7 @@ impl Local {
             let bottom = (&raw mut (*local.as_ptr()).slots)
                 .cast::<*mut u8>()
                 .add(usize::from(TABLE[class].base) + 1);
-            let held = ((*local.as_ptr()).bins[class].word & INDEX) as usize;
+            let held = usize::from((*local.as_ptr()).bins[class].top);
             let rest = held - usize::from(TABLE[class].base) - count;
             // What is freed together mostly lies together: a slab is looked for when it is another one.
             let mut at = 0;
@@ -705,7 +717,7 @@ impl Local {
                 }
             }
             ptr::copy(bottom.add(count), bottom, rest);
-            (*local.as_ptr()).bins[class].word -= count as u32;
+            (*local.as_ptr()).bins[class].top -= count as u16;
         }
     }
 
@@ -732,8 +744,7 @@ impl Local {
         let flush = |class: usize, runs: &mut R| {
             // SAFETY: the caller promises the part.
             unsafe {
-                let held = (*local.as_ptr()).bins[class].word & INDEX;
-                let count = held as usize - usize::from(TABLE[class].base);
+                let count = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
                 Self::flush_some(local, class, count, runs);
             }
         };
@@ -892,17 +903,15 @@ impl Local {
     }
 
     /// The bits of a slab, and how many words they are.
-    pub(crate) unsafe fn bits(slab: NonNull<Desc>, class: usize) -> (*mut u64, usize) {
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn bits(slab: NonNull<Desc>) -> (*mut u64, usize) {
         // SAFETY: the caller promises a slab.
-        let words = unsafe { usize::from(slab.as_ref().capacity) }.div_ceil(64);
-        // SAFETY: the caller promises a slab of that class.
         unsafe {
-            if class == BITS_IN_SLAB {
-                (Self::start(slab).as_ptr().add(PAGE - SLAB_BITS).cast(), words)
-            } else {
-                debug_assert!(words <= WORDS);
-                ((&raw mut (*slab.as_ptr()).bits).cast(), words)
-            }
+            let words = usize::from(slab.as_ref().capacity).div_ceil(64);
+            ((&raw mut (*slab.as_ptr()).bits).cast(), words)
         }
     }
 
@@ -1008,12 +1017,11 @@ impl Local {
     unsafe fn parcel<R: Runs>(local: NonNull<Self>, runs: &mut R) -> Option<NonNull<Parcel>> {
         // SAFETY: the caller promises its own part. The bin is filled without looking into the mailbox.
         unsafe {
-            Self::start_ticking(local, PARCELS);
-            if let Some(object) = Self::pop(local, PARCELS) {
+            if let Some(object) = Self::take(local, PARCELS) {
                 return Some(object.cast());
             }
             Self::fill(local, PARCELS, 4, runs)?;
-            Self::pop(local, PARCELS).map(NonNull::cast)
+            Self::take(local, PARCELS).map(NonNull::cast)
         }
     }
 
@@ -1150,7 +1158,7 @@ impl Local {
         // SAFETY: the slots are those of the class, whatever the index is.
         unsafe {
             let local = local.as_ptr();
-            let count = ((*local).bins[class].word & INDEX) as usize;
+            let count = usize::from((*local).bins[class].top);
             let base = usize::from(TABLE[class].base);
             let count = count.saturating_sub(base).min(usize::from(TABLE[class].most));
             let first = (&raw mut (*local).slots).cast::<*mut u8>().add(base + 1);

@@ -269,8 +269,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(crate) unsafe fn give(&mut self, run: Run) {
         // SAFETY: the caller promises the run.
         unsafe {
-            // A pointer into it is refused from now on.
-            Chunk::mark(run.chunk, run.page, run.pages, DIRTY);
+            // A pointer into it is refused from now on. Of a large block only the first page says what it is.
+            let large = Chunk::entry(run.chunk.cast(), run.page).load(Relaxed) == LARGE;
+            Chunk::mark(run.chunk, run.page, if large { 1 } else { run.pages }, DIRTY);
             (*run.chunk.as_ptr()).used -= run.pages as u32;
             self.used -= run.pages;
             self.put(DIRTY, run.chunk, run.page, run.pages);
@@ -335,7 +336,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let block = block_of(desc, desc.as_ref().pages());
             let taken = self.cut(kind, block, more, 1);
             self.used += more;
-            Chunk::mark(run.chunk, taken.page, more, INSIDE);
+            debug_assert!(taken.page == next, "what follows was taken from its start");
             (*run.desc().as_ptr()).mark_used(pages);
             true
         }
@@ -350,6 +351,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: the caller promises the run.
         unsafe {
             (*run.desc().as_ptr()).mark_used(pages);
+            if pages > 1 {
+                Chunk::entry(run.chunk.cast(), run.page + pages - 1).store(INSIDE, Relaxed);
+            }
             let end = Run { page: run.page + pages, pages: run.pages - pages, ..run };
             self.give(end);
         }
@@ -480,7 +484,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let Chunk { first, pages, .. } = *chunk.as_ptr();
             let (first, pages) = (first as usize, pages as usize);
-            Chunk::mark(chunk, first, pages - first, CLEAN);
             self.clean.pages += pages - first;
             self.lay(CLEAN, chunk, first, pages - first);
             let block = block_of(Chunk::desc(chunk, first), pages - first);
@@ -555,7 +558,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// `at` has room for [`FIRST_TABLE`](Self::FIRST_TABLE) bytes, for as long as the heap lives.
     pub(crate) unsafe fn lay_first_table(&mut self, at: NonNull<Table>) {
         let Some(chunk) = NonNull::new(self.chunks) else { return };
-        let low = (chunk.addr().get() >> self.shift).saturating_sub(FIRST_UNITS / 8);
+        // The first unit of all is left out: nothing lies there, and null is no unit's address.
+        let low = (chunk.addr().get() >> self.shift).saturating_sub(FIRST_UNITS / 8).max(1);
         // SAFETY: the caller promises the room.
         unsafe { self.lay_table(at, low, FIRST_UNITS, None) };
     }
@@ -601,7 +605,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if unit >= low && unit < low + units {
             return Ok(());
         }
-        let low = low.min(unit.saturating_sub(units));
+        let low = low.min(unit.saturating_sub(units)).max(1);
         let high = (covered.0 + covered.1).max(unit + 1) + units;
         let units = high - low;
         let region = self.source.grow(Table::bytes(units), self.source.page_size().min(4096))?;

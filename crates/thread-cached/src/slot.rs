@@ -59,10 +59,18 @@ fn entries() -> *mut Entry {
 /// This thread's cache of the heap that it used last, if that is this one.
 #[inline(always)]
 pub(crate) fn last(heap: u64) -> Option<NonNull<Local>> {
-    // SAFETY: the list is this thread's alone; an entry with a number has a cache.
+    let (first, local): (u64, *mut Local);
+    // SAFETY: reads the first entry of the thread's own list; one with a number has a cache.
     unsafe {
-        let first = entries();
-        ((*first).heap == heap).then(|| NonNull::new_unchecked((*first).local))
+        asm!(
+            "mov {1}, qword ptr [rip + heapwright_thread_caches@GOTTPOFF]",
+            "mov {0}, qword ptr fs:[{1}]",
+            "mov {1}, qword ptr fs:[{1} + 8]",
+            out(reg) first,
+            out(reg) local,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+        (first == heap).then(|| NonNull::new_unchecked(local))
     }
 }
 
