@@ -185,7 +185,7 @@ struct Outgoing {
 }
 
 /// How many pages a part keeps, so that classes that come and go do not take and give pages all the time.
-const STASH: usize = 8;
+const STASH: usize = 16;
 
 /// How many objects a bin holds until it was too small.
 const FIRST: u16 = 8;
@@ -245,6 +245,8 @@ pub(crate) struct Local {
     outgoing: Outgoing,
     /// Single pages that no slab needs any more, for the next one that does.
     stash: [Option<Run>; STASH],
+    /// How many there are.
+    stashed: usize,
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
@@ -284,6 +286,7 @@ impl Local {
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).outgoing).write_bytes(0, 1);
             (&raw mut (*local).stash).write([None; STASH]);
+            (&raw mut (*local).stashed).write(0);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
             for (class, fixed) in TABLE.iter().enumerate() {
@@ -622,11 +625,13 @@ impl Local {
         // SAFETY: the caller promises its own part, and a run that nobody uses.
         unsafe {
             let stash = &mut (*local.as_ptr()).stash;
-            match stash.iter_mut().find(|place| place.is_none()) {
+            let stashed = &mut (*local.as_ptr()).stashed;
+            match stash.get_mut(*stashed) {
                 Some(place) if run.pages == 1 && R::AT_HAND => {
                     // A pointer into it is refused from now on.
                     Chunk::mark(run.chunk, run.page, 1, INSIDE);
                     *place = Some(run);
+                    *stashed += 1;
                 }
                 _ => runs.release(run),
             }
@@ -637,8 +642,9 @@ impl Local {
     unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
         // SAFETY: the caller promises its own part.
         unsafe {
-            let stash = &mut (*local.as_ptr()).stash;
-            stash.iter_mut().rev().find_map(Option::take)
+            let local = local.as_ptr();
+            (*local).stashed = (*local).stashed.checked_sub(1)?;
+            (*local).stash[(*local).stashed].take()
         }
     }
 
@@ -1074,11 +1080,12 @@ impl Local {
             if class >= ALL {
                 return runs.misuse(HeapError::InvalidFree(addr));
             }
-            let at_hand = !(*local.as_ptr()).orphan && R::AT_HAND;
-            if Chunk::entry(chunk, page).load(Relaxed) ^ (*local.as_ptr()).tag == class as u32
-                && at_hand
-                && Self::push(local, class, object)
-            {
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            let ours = entry == (*local.as_ptr()).tag | class as u32;
+            if ours && R::AT_HAND && !(*local.as_ptr()).orphan {
+                if let Err(error) = Self::push_slowly(local, class, object, runs) {
+                    runs.misuse(error);
+                }
                 return;
             }
             Self::send_home(local, class, object, runs);
