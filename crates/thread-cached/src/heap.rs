@@ -481,9 +481,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         // SAFETY: the caller promises its own part; orphans are whose who holds the lock.
         unsafe {
             let mut keeper = Keeper(self);
-            Local::flush_all(local, &mut keeper);
-            Local::settle(local, &mut keeper);
-            self.lock().settle_orphans(&self.misuses);
+            // What orphans had of ours is home in the second round.
+            for _ in 0..2 {
+                Local::flush_all(local, &mut keeper);
+                Local::settle(local, &mut keeper);
+                self.lock().settle_orphans(&self.misuses);
+            }
         }
     }
 
