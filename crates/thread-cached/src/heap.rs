@@ -408,7 +408,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 Block::Small { class } => {
                     let mut keeper = Keeper(self);
                     if Local::own_class(local, addr) != Some(class) {
-                        Local::free_elsewhere(local, class, block, &mut keeper);
+                        Local::free_elsewhere(local, class, block, &mut keeper)?;
                     } else if D::CHECKED {
                         Local::send_home(local, class, block, &mut keeper);
                     } else {

@@ -461,7 +461,8 @@ impl Local {
         // SAFETY: the caller promises the part.
         unsafe {
             let outgoing = &mut (*local.as_ptr()).outgoing;
-            if outgoing.count + 1 >= PARCEL || outgoing.bytes > OUTGOING_BYTES {
+            let again = outgoing.objects[..outgoing.count].last() == Some(&block.as_ptr());
+            if outgoing.count + 1 >= PARCEL || outgoing.bytes > OUTGOING_BYTES || again {
                 return false;
             }
             outgoing.objects[outgoing.count] = block.as_ptr();
@@ -789,7 +790,9 @@ impl Local {
                     Err(error) => runs.misuse(error),
                 }
             } else {
-                Self::free_elsewhere(local, class, object, runs);
+                if let Err(error) = Self::free_elsewhere(local, class, object, runs) {
+                    runs.misuse(error);
+                }
             }
         }
     }
@@ -954,6 +957,10 @@ impl Local {
 
     /// Puts an object of another thread's slab with those that go home.
     ///
+    /// # Errors
+    ///
+    /// The same object was put there just before.
+    ///
     /// # Safety
     ///
     /// The object was freed, and is of that class. The part is this thread's.
@@ -962,11 +969,14 @@ impl Local {
         class: usize,
         object: NonNull<u8>,
         runs: &mut R,
-    ) {
+    ) -> Result<(), HeapError> {
         // SAFETY: the caller promises object and part.
         unsafe {
             let entry = Self::entry(local, object.addr().get());
             let outgoing = &mut (*local.as_ptr()).outgoing;
+            if outgoing.objects[..outgoing.count].last() == Some(&object.as_ptr()) {
+                return Err(HeapError::DoubleFree(object.addr().get()));
+            }
             outgoing.objects[outgoing.count] = object.as_ptr();
             outgoing.entries[outgoing.count] = entry;
             outgoing.count += 1;
@@ -974,6 +984,7 @@ impl Local {
             if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
                 Self::send(local, runs);
             }
+            Ok(())
         }
     }
 
