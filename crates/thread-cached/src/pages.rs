@@ -453,6 +453,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     *link = next;
                     given += taken;
                 } else {
+                    (*chunk.as_ptr()).region.zeroed &= self.discards;
                     self.fill(chunk);
                     link = &raw mut (*chunk.as_ptr()).next;
                 }
