@@ -620,10 +620,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// A block with a mapping of its own, and whether it is zero.
     pub(crate) fn map(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
         let front = align.max(FRONT);
-        let all = size.checked_add(front)?;
         if self.shift == 0 {
             return None;
         }
+        let all = self.mapping_for(size, front)?;
         let region = match self.spare(all, front) {
             Some(region) => region,
             None => self.source.map(all, front).or_else(|_| self.source.grow(all, front)).ok()?,
@@ -639,6 +639,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.link(block, region);
             Some((block, region.zeroed))
         }
+    }
+
+    /// How long a mapping is for a block that begins so far into it. From the block to its end is a unit at least: no
+    /// two blocks begin in the same one.
+    fn mapping_for(&self, size: usize, front: usize) -> Option<usize> {
+        size.max(1 << self.shift).checked_add(front)
     }
 
     /// What the table says of the unit of an address.
@@ -744,7 +750,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let region = mapping.as_ref().region;
             let front = mapping.addr().get() + BEFORE_BLOCK - region.addr();
             let may_move = may_move && front == FRONT;
-            let new_size = size.checked_add(front)?;
+            let new_size = self.mapping_for(size, front)?;
             self.unlink(mapping);
             let old = mapping.cast::<u8>().add(BEFORE_BLOCK);
             let Some(new) = self.source.resize(region, new_size, may_move) else {

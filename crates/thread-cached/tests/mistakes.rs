@@ -1,0 +1,170 @@
+//! What went wrong once where threads meet, or blocks are large.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::mpsc;
+use std::thread;
+
+use heapwright_backends::Mmap;
+use heapwright_core::misuse::{OnMisuse, set_on_misuse};
+use heapwright_core::{HeapBackend, HeapError, New, OutOfMemory, Region, Strategy};
+use heapwright_thread_cached::ThreadCached;
+
+/// A block on its way to another thread.
+struct Sent(NonNull<u8>);
+
+// SAFETY: whoever has it has the block.
+unsafe impl Send for Sent {}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 16).unwrap()
+}
+
+#[test]
+fn what_comes_in_at_the_end_of_a_thread_goes_back() {
+    let heap = &ThreadCached::<Mmap>::new();
+    thread::scope(|scope| {
+        let (to_us, from_thread) = mpsc::channel();
+        let (to_thread, from_us) = mpsc::channel::<()>();
+        let owner = scope.spawn(move || {
+            for _ in 0..100 {
+                to_us.send(Sent(heap.allocate(layout(100)).unwrap())).unwrap();
+            }
+            drop(to_us);
+            from_us.recv().unwrap_err();
+        });
+        for Sent(block) in from_thread {
+            // SAFETY: in use.
+            unsafe { heap.deallocate(block) }.unwrap();
+        }
+        heap.trim();
+        drop(to_thread);
+        owner.join().unwrap();
+    });
+    heap.trim();
+    let stats = heap.stats();
+    assert_eq!((stats.live_blocks, stats.cached_blocks), (0, 0), "{stats:?}");
+}
+
+/// Frees a block in a thread of its own, which sends it home.
+fn free_elsewhere(heap: &ThreadCached, block: NonNull<u8>) -> Result<(), HeapError> {
+    let sent = Sent(block);
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let Sent(block) = { sent };
+                // SAFETY: in use, or a misuse that the caller wants.
+                unsafe { heap.deallocate(block) }
+            })
+            .join()
+            .unwrap()
+    })
+}
+
+#[test]
+fn an_object_that_two_others_free_is_not_given_out_twice() {
+    set_on_misuse(OnMisuse::Count);
+    let heap: ThreadCached = ThreadCached::new();
+    let block = heap.allocate(layout(64)).unwrap();
+    assert_eq!(free_elsewhere(&heap, block), Ok(()));
+    assert_eq!(free_elsewhere(&heap, block), Ok(()), "found when it comes home");
+    let mut given: Vec<_> = (0..2000).map(|_| heap.allocate(layout(64)).unwrap()).collect();
+    given.sort();
+    given.dedup();
+    assert_eq!((given.len(), heap.stats().misuses), (2000, 1));
+}
+
+#[test]
+fn an_object_freed_twice_in_a_row_elsewhere_is_found_at_once() {
+    let heap: ThreadCached = ThreadCached::new();
+    let sent = Sent(heap.allocate(layout(64)).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let Sent(block) = { sent };
+            // SAFETY: in use; the second free is refused.
+            unsafe {
+                assert_eq!(heap.deallocate(block), Ok(()));
+                let double = HeapError::DoubleFree(block.addr().get());
+                assert_eq!(heap.deallocate(block), Err(double));
+            }
+        });
+    });
+}
+
+/// A backend that keeps what it gave, and gives nothing but zeros.
+#[derive(Default)]
+struct Keeping(Mmap);
+
+// SAFETY: mappings that are never unmapped.
+unsafe impl HeapBackend for Keeping {
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.0.grow(size, align)
+    }
+
+    unsafe fn shrink(&mut self, _region: Region) -> usize {
+        0
+    }
+}
+
+impl New for Keeping {
+    const NEW: Self = Self(Mmap::NEW);
+}
+
+#[test]
+fn blocks_a_little_shorter_than_a_chunk_do_not_get_into_each_others_way() {
+    // This backend gives each region right behind the last one.
+    let heap = ThreadCached::<Keeping>::new();
+    let short = layout((32 << 20) - (64 << 10));
+    let aligned = Layout::from_size_align(17 << 20, 16 << 20).unwrap();
+    let blocks: Vec<_> = (0..64)
+        .map(|at| heap.allocate(if at < 32 || at % 2 == 0 { short } else { aligned }).unwrap())
+        .collect();
+    for block in blocks {
+        // SAFETY: in use.
+        assert_eq!(unsafe { heap.deallocate(block) }, Ok(()));
+    }
+}
+
+#[test]
+fn blocks_a_little_shorter_than_a_chunk_are_moved_by_their_pages() {
+    let heap = ThreadCached::<Mmap>::new();
+    let (short, long) = (layout((32 << 20) - (64 << 10)), layout(64 << 20));
+    let mut blocks: Vec<_> = (0..64).map(|_| heap.allocate(short).unwrap()).collect();
+    for block in &mut blocks {
+        // SAFETY: in use, and of this layout.
+        unsafe {
+            *block = heap.reallocate(*block, short, long.size()).unwrap();
+            *block = heap.reallocate(*block, long, short.size()).unwrap();
+        }
+    }
+    for block in blocks {
+        // SAFETY: in use.
+        assert_eq!(unsafe { heap.deallocate(block) }, Ok(()));
+    }
+}
+
+#[test]
+fn what_a_backend_keeps_and_cannot_discard_is_not_taken_for_zero() {
+    let heap = ThreadCached::<Keeping>::new();
+    let layout = layout(20 << 20);
+    // SAFETY: in use, and that long.
+    unsafe {
+        let blocks = [(); 4].map(|()| heap.allocate(layout).unwrap());
+        blocks.iter().for_each(|block| block.write_bytes(1, layout.size()));
+        blocks.iter().for_each(|&block| heap.deallocate(block).unwrap());
+        heap.trim();
+        for _ in 0..4 {
+            let block = heap.allocate_zeroed(layout).unwrap();
+            assert!(
+                NonNull::slice_from_raw_parts(block, layout.size())
+                    .as_ref()
+                    .iter()
+                    .all(|&byte| byte == 0)
+            );
+        }
+    }
+}
