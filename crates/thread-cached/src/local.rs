@@ -1037,7 +1037,8 @@ impl Local {
             if let Some(object) = Self::take(local, PARCELS) {
                 return Some(object.cast());
             }
-            Self::fill(local, PARCELS, 4, runs)?;
+            let few = Self::most(local, PARCELS).min(4);
+            Self::fill(local, PARCELS, few, runs)?;
             Self::take(local, PARCELS).map(NonNull::cast)
         }
     }

@@ -7,8 +7,9 @@ use std::thread;
 
 use heapwright_backends::Mmap;
 use heapwright_core::misuse::{OnMisuse, set_on_misuse};
-use heapwright_core::{HeapBackend, HeapError, New, OutOfMemory, Region, Strategy};
-use heapwright_thread_cached::ThreadCached;
+use heapwright_core::{FutexMutex, HeapBackend, HeapError, New, OutOfMemory, Region, Strategy};
+use heapwright_policies::BestFitTree;
+use heapwright_thread_cached::{Design, ThreadCached};
 
 /// A block on its way to another thread.
 struct Sent(NonNull<u8>);
@@ -167,4 +168,40 @@ fn what_a_backend_keeps_and_cannot_discard_is_not_taken_for_zero() {
             );
         }
     }
+}
+
+/// Nothing is kept at hand but one object of each class.
+enum NothingKept {}
+
+impl Design for NothingKept {
+    type Runs = BestFitTree;
+    const KEPT: usize = 0;
+}
+
+#[test]
+fn no_more_parcels_are_at_hand_than_are_kept() {
+    let heap = ThreadCached::<Mmap, FutexMutex, NothingKept>::new();
+    for round in 0..40 {
+        let blocks: Vec<_> = (0..4000).map(|_| Sent(heap.allocate(layout(64)).unwrap())).collect();
+        thread::scope(|scope| {
+            let (to_us, from_thread) = mpsc::channel();
+            let heap = &heap;
+            let other = scope.spawn(move || {
+                for Sent(block) in blocks {
+                    // SAFETY: in use.
+                    unsafe { heap.deallocate(block) }.unwrap();
+                    to_us.send(Sent(heap.allocate(layout(200)).unwrap())).unwrap();
+                }
+            });
+            for Sent(block) in from_thread {
+                // SAFETY: in use.
+                unsafe { heap.deallocate(block) }.unwrap();
+            }
+            other.join().unwrap();
+        });
+        assert_eq!(heap.check(), Ok(()), "round {round}");
+    }
+    heap.trim();
+    let stats = heap.stats();
+    assert_eq!((stats.live_blocks, stats.cached_blocks), (0, 0), "{stats:?}");
 }
