@@ -48,6 +48,12 @@ pub(crate) fn test() -> Result<ExitCode> {
             .env("RUSTDOCFLAGS", "--deny warnings"))
     });
     step("tests", &mut || run(cargo().args(["test", "--workspace", "--no-fail-fast"])));
+    step("every order in which threads meet", &mut || {
+        run(cargo()
+            .args(["test", "--release", "--package", "heapwright-thread-cached", "--test", "loom"])
+            .args(["--target-dir", "target/loom"])
+            .env("RUSTFLAGS", "--cfg loom"))
+    });
     let mut harness = None;
     step("the harness with its peers", &mut || {
         harness = Some(Harness::build()?);

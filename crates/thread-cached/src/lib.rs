@@ -29,6 +29,9 @@
 //! A block in use is an object of a slab, a run of pages, or a mapping. Which one an address is, and whether it is one
 //! at all, is told by two loads: whether its unit of the address space is a chunk, and what the page in it serves.
 //!
+//! Threads meet in mailboxes and under the lock of the page heap, when a part changes hands there: `tests/loom.rs` tries
+//! every order of that.
+//!
 //! # Bounds
 //!
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
