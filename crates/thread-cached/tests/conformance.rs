@@ -5,7 +5,7 @@ heapwright_testkit::conformance!(
     unchecked: "a double free that is not in a row is found only when the object goes back to its slab",
     never_trims: "what threads share, and their parts, stay in the first chunk",
     moves: "an object of another size class lies elsewhere",
-    coarse: "a size class takes a page of 16 KiB at least",
+    coarse: "a size class takes a page of 8 KiB at least",
 );
 
 mod checked {
@@ -18,6 +18,6 @@ mod checked {
         All,
         never_trims: "what threads share, and their parts, stay in the first chunk",
         moves: "an object of another size class lies elsewhere",
-        coarse: "a size class takes a page of 16 KiB at least",
+        coarse: "a size class takes a page of 8 KiB at least",
     );
 }
