@@ -45,7 +45,8 @@
 //!
 //! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once; a double
 //! free of a small object otherwise when it goes back to its slab, if it has not been given out again. Links that a
-//! program could corrupt there are none: no freed object is read or written. [`Checked`] finds every double and every
+//! program could corrupt there are none: no freed object is read or written, unless there is no memory left to send it
+//! home in. [`Checked`] finds every double and every
 //! invalid free at once.
 //!
 //! # What the choices cost
