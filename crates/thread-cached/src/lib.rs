@@ -22,7 +22,7 @@
 //! |---|---|---|
 //! | size classes | sixteens up to 256 bytes, then eight to a doubling, up to 32 KiB | `classes` |
 //! | a thread's part | a bin of pointers for each class, and the slabs that the thread owns | `local` |
-//! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local`, `chunk` |
+//! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local::slabs`, `chunk` |
 //! | the page heap | free runs of pages of 8 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
 //! | the backend | any [`HeapBackend`]; chunks of it, and mappings for the largest blocks | `chunk`, `pages` |
 //! | mailboxes | where threads leave what they freed for its owner | `mailbox` |

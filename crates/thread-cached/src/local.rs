@@ -14,15 +14,20 @@
 //!   current one or nowhere; `free` is how many of its bits are set;
 //! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap.
 
+mod crossing;
+mod place;
+mod slabs;
+
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use heapwright_core::HeapError;
 
-use crate::chunk::{Chunk, Desc, Entry, INSIDE, KIND, Table, slab_entry};
+use self::crossing::Outgoing;
+use crate::chunk::{Chunk, Desc, Entry, Table, slab_entry};
 use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SLOTS, TABLE};
-use crate::mailbox::{Mailbox, PARCEL, Parcel};
+use crate::mailbox::Mailbox;
 use crate::pages::Run;
 
 /// The objects of a class that are at hand.
@@ -38,133 +43,6 @@ pub(crate) struct Bin {
 /// So often objects are taken before time is looked at.
 const TICKS: u32 = 128;
 
-/// A slab, with what it takes to find its objects.
-struct Place {
-    start: usize,
-    bytes: usize,
-    size: usize,
-    reciprocal: u64,
-    bits: *mut u64,
-    desc: NonNull<Desc>,
-    /// How many objects were freed in it, and the lowest word with one of them.
-    freed: u16,
-    lowest: *mut u64,
-}
-
-impl Place {
-    /// The slab that a page is of.
-    ///
-    /// # Safety
-    ///
-    /// The page is one of a slab of this class.
-    #[inline]
-    unsafe fn of(class: usize, chunk: NonNull<Chunk>, page: usize) -> Self {
-        // SAFETY: the caller promises a page of a slab.
-        unsafe {
-            let fixed = TABLE.get_unchecked(class);
-            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
-            let desc = Chunk::desc(chunk, head);
-            let start = Chunk::page(chunk, head);
-            let size = fixed.size as usize;
-            let bits = (&raw mut (*desc.as_ptr()).bits).cast();
-            Self {
-                start: start.addr().get(),
-                bytes: usize::from(desc.as_ref().capacity) * size,
-                size,
-                reciprocal: u64::from(fixed.reciprocal),
-                bits,
-                desc,
-                freed: 0,
-                lowest: ptr::without_provenance_mut(usize::MAX),
-            }
-        }
-    }
-
-    /// The word and the bit of the object at an address.
-    #[inline(always)]
-    fn bit(&self, addr: usize) -> Result<(*mut u64, u64), HeapError> {
-        let offset = addr.wrapping_sub(self.start);
-        let index = ((offset as u64).wrapping_mul(self.reciprocal) >> 32) as usize;
-        if offset >= self.bytes || index * self.size != offset {
-            return Err(HeapError::InvalidFree(addr));
-        }
-        Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
-    }
-
-    /// Sets the bit of an object. The slab knows when it is [`put_down`](Self::put_down).
-    unsafe fn free(&mut self, addr: usize) -> Result<(), HeapError> {
-        let (word, bit) = self.bit(addr)?;
-        // SAFETY: the caller promises a slab of its own; the word is one of its bits.
-        unsafe {
-            if *word & bit != 0 {
-                return Err(HeapError::DoubleFree(addr));
-            }
-            *word |= bit;
-        }
-        self.freed += 1;
-        self.lowest = self.lowest.min(word);
-        Ok(())
-    }
-
-    /// Sets the bits of objects from `at` on, up to the first that lies elsewhere.
-    ///
-    /// # Errors
-    ///
-    /// The object at `at` is free already, or none.
-    #[inline(always)]
-    unsafe fn free_all(
-        &mut self,
-        objects: *const *mut u8,
-        at: &mut usize,
-        count: usize,
-    ) -> Result<(), HeapError> {
-        // SAFETY: the caller promises that many objects, and a slab of its own.
-        unsafe {
-            let Self { start, bytes, size, reciprocal, bits, .. } = *self;
-            let (first, mut lowest, mut result) = (*at, usize::MAX, Ok(()));
-            while *at < count {
-                let addr = objects.add(*at).read().addr();
-                let offset = addr.wrapping_sub(start);
-                if offset >= bytes {
-                    break;
-                }
-                let index = ((offset as u64).wrapping_mul(reciprocal) >> 32) as usize;
-                let word = bits.add(index / 64);
-                let bit = 1 << (index % 64);
-                if index * size != offset || *word & bit != 0 {
-                    result = self.free(addr);
-                    break;
-                }
-                *word |= bit;
-                lowest = lowest.min(index);
-                *at += 1;
-            }
-            self.freed += (*at - first) as u16;
-            if *at > first {
-                self.lowest = self.lowest.min(bits.add(lowest / 64));
-            }
-            result
-        }
-    }
-
-    /// Lets the slab know what was freed in it, and says whether it is to be listed anew: it has its first free objects,
-    /// or all are free.
-    #[inline]
-    unsafe fn put_down(&self) -> bool {
-        if self.freed == 0 {
-            return false;
-        }
-        // SAFETY: the caller promises a slab of its own; `lowest` is one of its words.
-        unsafe {
-            let desc = &mut *self.desc.as_ptr();
-            let lowest = self.lowest.offset_from_unsigned(self.bits) as u16;
-            desc.hint = desc.hint.min(lowest);
-            desc.free += self.freed;
-            desc.free == self.freed || desc.free == desc.capacity
-        }
-    }
-}
-
 /// The slabs of a class.
 #[derive(Clone, Copy)]
 struct Slabs {
@@ -175,23 +53,11 @@ struct Slabs {
     last: *mut Desc,
 }
 
-/// Objects of other threads' slabs, before they go home.
-struct Outgoing {
-    count: usize,
-    bytes: usize,
-    objects: [*mut u8; PARCEL],
-    /// The entry of each one's page when it was freed.
-    entries: [Entry; PARCEL],
-}
-
 /// How many pages a part keeps, so that classes that come and go do not take and give pages all the time.
 const STASH: usize = 16;
 
 /// How many objects a bin holds until it was too small.
 const FIRST: u16 = 8;
-
-/// Objects go home when so many bytes of them are together.
-const OUTGOING_BYTES: usize = 64 << 10;
 
 /// Where a run of pages for a slab comes from, and goes back to.
 pub(crate) trait Runs {
@@ -447,32 +313,6 @@ impl Local {
         }
     }
 
-    /// Frees an object of another thread's slab, if there is room for it with those that go home.
-    #[inline(never)]
-    unsafe fn free_elsewhere_at_once(
-        local: NonNull<Self>,
-        entry: Entry,
-        block: NonNull<u8>,
-    ) -> bool {
-        let class = (entry & KIND) as usize;
-        if class >= CLASSES || entry <= KIND {
-            return false;
-        }
-        // SAFETY: the caller promises the part.
-        unsafe {
-            let outgoing = &mut (*local.as_ptr()).outgoing;
-            let again = outgoing.objects[..outgoing.count].last() == Some(&block.as_ptr());
-            if outgoing.count + 1 >= PARCEL || outgoing.bytes > OUTGOING_BYTES || again {
-                return false;
-            }
-            outgoing.objects[outgoing.count] = block.as_ptr();
-            outgoing.entries[outgoing.count] = entry;
-            outgoing.count += 1;
-            outgoing.bytes += TABLE[class].size as usize;
-        }
-        true
-    }
-
     /// The class of an object of ours, by its address; whether it is one at all is not asked. Anything else is none.
     ///
     /// # Safety
@@ -588,93 +428,6 @@ impl Local {
         }
     }
 
-    /// The current slab of a class if it has a free object, or the next one.
-    unsafe fn slab_with_free<R: Runs>(
-        local: NonNull<Self>,
-        class: usize,
-        runs: &mut R,
-    ) -> Option<NonNull<Desc>> {
-        // SAFETY: the caller promises class and part; what is in a list is a slab.
-        unsafe {
-            let slabs = &raw mut (*local.as_ptr()).classes[class];
-            if let Some(current) = NonNull::new((*slabs).current)
-                && current.as_ref().free > 0
-            {
-                return Some(current);
-            }
-            let next = if let Some(first) = NonNull::new((*slabs).first) {
-                Self::unlist(slabs, first);
-                first
-            } else {
-                let put_aside =
-                    if TABLE[class].pages == 1 { Self::from_stash(local) } else { None };
-                match put_aside
-                    .map_or_else(|| runs.slab(class, local), |run| Some(NewSlab::Run(run)))?
-                {
-                    NewSlab::Run(run) => Self::divide(local, class, run),
-                    NewSlab::Adopted(slab) => slab,
-                }
-            };
-            (*local.as_ptr()).table = runs.table();
-            (*slabs).current = next.as_ptr();
-            Some(next)
-        }
-    }
-
-    /// Keeps the page of a slab that is none any more, or gives back its run.
-    unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
-        // SAFETY: the caller promises its own part, and a run that nobody uses.
-        unsafe {
-            let stash = &mut (*local.as_ptr()).stash;
-            let stashed = &mut (*local.as_ptr()).stashed;
-            match stash.get_mut(*stashed) {
-                Some(place) if run.pages == 1 && R::AT_HAND => {
-                    // A pointer into it is refused from now on.
-                    Chunk::mark(run.chunk, run.page, 1, INSIDE);
-                    *place = Some(run);
-                    *stashed += 1;
-                }
-                _ => runs.release(run),
-            }
-        }
-    }
-
-    /// A page that was kept.
-    unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
-        // SAFETY: the caller promises its own part.
-        unsafe {
-            let local = local.as_ptr();
-            (*local).stashed = (*local).stashed.checked_sub(1)?;
-            (*local).stash[(*local).stashed].take()
-        }
-    }
-
-    /// Makes a slab of a run: all its objects are free.
-    unsafe fn divide(local: NonNull<Self>, class: usize, run: Run) -> NonNull<Desc> {
-        let slab = run.desc();
-        // SAFETY: the run was just given.
-        unsafe {
-            let capacity = run.pages * PAGE / TABLE[class].size as usize;
-            let desc = &mut *slab.as_ptr();
-            desc.owner.store(local.as_ptr(), Relaxed);
-            desc.capacity = capacity as u16;
-            desc.free = capacity as u16;
-            desc.hint = 0;
-            desc.listed = false;
-            let (first, words) = Self::bits(slab);
-            for word in 0..words {
-                let here = (capacity - word * 64).min(64);
-                first.add(word).write(u64::MAX >> (64 - here));
-            }
-            for page in 0..run.pages {
-                (*Chunk::desc(run.chunk, run.page + page).as_ptr()).delta = page as u8;
-            }
-            let entry = (*local.as_ptr()).tag | class as u32;
-            Chunk::mark(run.chunk, run.page, run.pages, entry);
-        }
-        slab
-    }
-
     // ---- Emptying a bin -------------------------------------------------------------------------
 
     /// Gives the older half of a full bin back to the slabs, and has room for more from now on.
@@ -728,20 +481,6 @@ impl Local {
         }
     }
 
-    /// The slab of an address, if it is one of this class and ours.
-    #[inline]
-    unsafe fn place(local: NonNull<Self>, class: usize, addr: usize) -> Option<Place> {
-        // SAFETY: the caller promises its own part, whose table is one.
-        unsafe {
-            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
-            if entry != (*local.as_ptr()).tag | class as u32 {
-                return None;
-            }
-            Some(Place::of(class, chunk.cast(), page))
-        }
-    }
-
     /// Gives back everything that is at hand.
     ///
     /// # Safety
@@ -765,38 +504,6 @@ impl Local {
         }
     }
 
-    /// Gives an object back to its slab, here or at another thread's.
-    pub(crate) unsafe fn send_home<R: Runs>(
-        local: NonNull<Self>,
-        class: usize,
-        object: NonNull<u8>,
-        runs: &mut R,
-    ) {
-        // SAFETY: the caller promises an object that was freed.
-        unsafe {
-            let addr = object.addr().get();
-            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
-                return runs.misuse(HeapError::InvalidFree(addr));
-            };
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
-            if entry & KIND != class as u32 {
-                // Its size was not the one that it was freed with.
-                return runs.misuse(HeapError::InvalidFree(addr));
-            }
-            if entry == (*local.as_ptr()).tag | class as u32 {
-                match Self::free(local, class, chunk.cast(), page, addr) {
-                    Ok(None) => {}
-                    Ok(Some(run)) => Self::put_aside(local, run, runs),
-                    Err(error) => runs.misuse(error),
-                }
-            } else {
-                if let Err(error) = Self::free_elsewhere(local, class, object, runs) {
-                    runs.misuse(error);
-                }
-            }
-        }
-    }
-
     /// The chunk of an address, and its page there, by the newest table if need be.
     pub(crate) unsafe fn locate<R: Runs>(
         local: NonNull<Self>,
@@ -809,356 +516,6 @@ impl Local {
                 (*local.as_ptr()).table = runs.table();
                 Table::find((*local.as_ptr()).table, addr)
             })
-        }
-    }
-
-    /// Whether an address is that of an object in use, as far as its slab knows.
-    ///
-    /// # Errors
-    ///
-    /// It is free already, or no object.
-    ///
-    /// # Safety
-    ///
-    /// The page is one of a slab.
-    pub(crate) unsafe fn verify(
-        class: usize,
-        chunk: NonNull<Chunk>,
-        page: usize,
-        addr: usize,
-    ) -> Result<(), HeapError> {
-        // SAFETY: the caller promises a page of a slab.
-        unsafe {
-            let (word, bit) = Place::of(class, chunk, page).bit(addr)?;
-            if *word & bit == 0 { Ok(()) } else { Err(HeapError::DoubleFree(addr)) }
-        }
-    }
-
-    /// Sets the bit of an object in a slab of ours. The slab's run, if it is to be given back.
-    ///
-    /// # Errors
-    ///
-    /// It is free already, or no object.
-    ///
-    /// # Safety
-    ///
-    /// The page is one of a slab of ours, or of an orphan's that we look after.
-    unsafe fn free(
-        local: NonNull<Self>,
-        class: usize,
-        chunk: NonNull<Chunk>,
-        page: usize,
-        addr: usize,
-    ) -> Result<Option<Run>, HeapError> {
-        // SAFETY: the caller promises a page of a slab.
-        unsafe {
-            let mut slab = Place::of(class, chunk, page);
-            slab.free(addr)?;
-            Ok(if slab.put_down() { Self::relist(local, class, slab.desc) } else { None })
-        }
-    }
-
-    /// A slab has its first free object, or its last object has become free.
-    #[cold]
-    #[inline(never)]
-    unsafe fn relist(local: NonNull<Self>, class: usize, slab: NonNull<Desc>) -> Option<Run> {
-        // SAFETY: the caller promises a slab of ours.
-        unsafe {
-            let slabs = &raw mut (*local.as_ptr()).classes[class];
-            if (*slabs).current == slab.as_ptr() {
-                return None;
-            }
-            if slab.as_ref().free < slab.as_ref().capacity {
-                Self::list(slabs, slab);
-                return None;
-            }
-            if !slab.as_ref().listed {
-                Self::list(slabs, slab);
-            }
-            Self::unlist(slabs, slab);
-            Some(Self::run(slab))
-        }
-    }
-
-    unsafe fn list(slabs: *mut Slabs, slab: NonNull<Desc>) {
-        // SAFETY: the caller promises a slab in no list.
-        unsafe {
-            let desc = slab.as_ptr();
-            (*desc).listed = true;
-            (*desc).next = ptr::null_mut();
-            (*desc).previous = (*slabs).last;
-            match (*slabs).last.as_mut() {
-                Some(last) => last.next = desc,
-                None => (*slabs).first = desc,
-            }
-            (*slabs).last = desc;
-        }
-    }
-
-    unsafe fn unlist(slabs: *mut Slabs, slab: NonNull<Desc>) {
-        // SAFETY: the caller promises a slab of this list.
-        unsafe {
-            let desc = slab.as_ptr();
-            (*desc).listed = false;
-            match (*desc).previous.as_mut() {
-                Some(previous) => previous.next = (*desc).next,
-                None => (*slabs).first = (*desc).next,
-            }
-            match (*desc).next.as_mut() {
-                Some(next) => next.previous = (*desc).previous,
-                None => (*slabs).last = (*desc).previous,
-            }
-        }
-    }
-
-    /// The bits of a slab, and how many words they are.
-    ///
-    /// # Safety
-    ///
-    /// It is a slab.
-    pub(crate) unsafe fn bits(slab: NonNull<Desc>) -> (*mut u64, usize) {
-        // SAFETY: the caller promises a slab.
-        unsafe {
-            let words = usize::from(slab.as_ref().capacity).div_ceil(64);
-            ((&raw mut (*slab.as_ptr()).bits).cast(), words)
-        }
-    }
-
-    /// The chunk of a slab.
-    unsafe fn chunk(slab: NonNull<Desc>) -> NonNull<Chunk> {
-        // SAFETY: the caller promises a slab of a chunk; its owner's tables know how long chunks are.
-        unsafe {
-            let shift = (*(*slab.as_ref().owner.load(Relaxed)).table).shift;
-            let base = slab.addr().get() >> shift << shift;
-            slab.cast::<u8>().sub(slab.addr().get() - base).cast()
-        }
-    }
-
-    /// The first byte of a slab.
-    unsafe fn start(slab: NonNull<Desc>) -> NonNull<u8> {
-        // SAFETY: the caller promises a slab.
-        unsafe {
-            let chunk = Self::chunk(slab);
-            Chunk::page(chunk, Chunk::page_of(chunk, slab))
-        }
-    }
-
-    /// The run of a slab.
-    unsafe fn run(slab: NonNull<Desc>) -> Run {
-        // SAFETY: the caller promises a slab.
-        unsafe {
-            let chunk = Self::chunk(slab);
-            let page = Chunk::page_of(chunk, slab);
-            Run { chunk, page, pages: slab.as_ref().pages(), zeroed: false }
-        }
-    }
-
-    // ---- Other threads' objects -----------------------------------------------------------------
-
-    /// Puts an object of another thread's slab with those that go home.
-    ///
-    /// # Errors
-    ///
-    /// The same object was put there just before.
-    ///
-    /// # Safety
-    ///
-    /// The object was freed, and is of that class. The part is this thread's.
-    pub(crate) unsafe fn free_elsewhere<R: Runs>(
-        local: NonNull<Self>,
-        class: usize,
-        object: NonNull<u8>,
-        runs: &mut R,
-    ) -> Result<(), HeapError> {
-        // SAFETY: the caller promises object and part.
-        unsafe {
-            let entry = Self::entry(local, object.addr().get());
-            let outgoing = &mut (*local.as_ptr()).outgoing;
-            if outgoing.objects[..outgoing.count].last() == Some(&object.as_ptr()) {
-                return Err(HeapError::DoubleFree(object.addr().get()));
-            }
-            outgoing.objects[outgoing.count] = object.as_ptr();
-            outgoing.entries[outgoing.count] = entry;
-            outgoing.count += 1;
-            outgoing.bytes += TABLE[class].size as usize;
-            if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
-                Self::send(local, runs);
-            }
-            Ok(())
-        }
-    }
-
-    /// Sends home what has gathered: a parcel to each owner.
-    pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
-        unsafe {
-            let Outgoing { count, mut objects, mut entries, .. } =
-                (&raw const (*local.as_ptr()).outgoing).read();
-            let outgoing = &mut (*local.as_ptr()).outgoing;
-            (outgoing.count, outgoing.bytes) = (0, 0);
-            let table = runs.table();
-            let mut left = count;
-            while left > 0 {
-                let number = entries[0] & !KIND;
-                let owner = Self::owner(table, objects[0]);
-                let parcel = if R::PACKS { Self::parcel(local, runs) } else { None };
-                let (mut kept, mut packed) = (0, 0);
-                for at in 0..left {
-                    let (object, entry) = (objects[at], entries[at]);
-                    if entry & !KIND != number {
-                        (objects[kept], entries[kept]) = (object, entry);
-                        kept += 1;
-                    } else if let Some(parcel) = parcel {
-                        (*parcel.as_ptr()).objects[packed] = object;
-                        packed += 1;
-                    } else if let Some(parcel) = NonNull::new(object.cast::<Parcel>())
-                        && let Some(owner) = owner
-                    {
-                        // For want of memory an object is sent as it is: any is as long as the head of a parcel.
-                        (*parcel.as_ptr()).count = 0;
-                        owner.as_ref().mailbox.push(parcel);
-                    }
-                }
-                left = kept;
-                if let Some(parcel) = parcel
-                    && let Some(owner) = owner
-                {
-                    (*parcel.as_ptr()).count = packed;
-                    owner.as_ref().mailbox.push(parcel);
-                }
-            }
-        }
-    }
-
-    /// An object of ours to put others into.
-    unsafe fn parcel<R: Runs>(local: NonNull<Self>, runs: &mut R) -> Option<NonNull<Parcel>> {
-        // SAFETY: the caller promises its own part. The bin is filled without looking into the mailbox.
-        unsafe {
-            if let Some(object) = Self::take(local, PARCELS) {
-                return Some(object.cast());
-            }
-            let few = Self::most(local, PARCELS).min(4);
-            Self::fill(local, PARCELS, few, runs)?;
-            Self::take(local, PARCELS).map(NonNull::cast)
-        }
-    }
-
-    /// The owner of the slab that an object is in.
-    ///
-    /// # Safety
-    ///
-    /// `table` is one of the heap; the address is that of an object, if it is in a chunk at all.
-    pub(crate) unsafe fn owner(table: *const Table, object: *mut u8) -> Option<NonNull<Self>> {
-        // SAFETY: the caller promises a freed object of a slab.
-        unsafe {
-            let (chunk, page) = Table::find(table, object.addr())?;
-            let chunk = chunk.cast::<Chunk>();
-            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
-            NonNull::new(Chunk::desc(chunk, head).as_ref().owner.load(Relaxed))
-        }
-    }
-
-    /// Takes in what others left in the mailbox.
-    ///
-    /// # Safety
-    ///
-    /// The part is this thread's, or an orphan's that it looks after.
-    pub(crate) unsafe fn receive<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        // SAFETY: the caller promises the part. Parcels are ours once taken.
-        unsafe {
-            let mut parcel = (*local.as_ptr()).mailbox.take_all();
-            while let Some(here) = NonNull::new(parcel) {
-                parcel = here.as_ref().next;
-                for &object in here.as_ref().objects() {
-                    if let Some(object) = NonNull::new(object) {
-                        Self::take_in(local, object, runs);
-                    }
-                }
-                Self::take_in(local, here.cast(), runs);
-            }
-        }
-    }
-
-    /// An object has come home: it is kept at hand or given back to its slab. If the slab has another owner by now, it
-    /// goes on.
-    unsafe fn take_in<R: Runs>(local: NonNull<Self>, object: NonNull<u8>, runs: &mut R) {
-        // SAFETY: the caller promises a freed object.
-        unsafe {
-            let addr = object.addr().get();
-            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
-                return runs.misuse(HeapError::InvalidFree(addr));
-            };
-            let class = (Chunk::entry(chunk, page).load(Relaxed) & KIND) as usize;
-            if class >= ALL {
-                return runs.misuse(HeapError::InvalidFree(addr));
-            }
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
-            let ours = entry == (*local.as_ptr()).tag | class as u32;
-            if ours && R::AT_HAND && !(*local.as_ptr()).orphan {
-                if let Err(error) = Self::push_slowly(local, class, object, runs) {
-                    runs.misuse(error);
-                }
-                return;
-            }
-            Self::send_home(local, class, object, runs);
-        }
-    }
-
-    // ---- The end of a thread --------------------------------------------------------------------
-
-    /// Puts every slab that has free objects into its list, and gives back those without an object in use.
-    ///
-    /// # Safety
-    ///
-    /// The part is this thread's, or an orphan's that it looks after.
-    pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        // SAFETY: the caller promises the part.
-        while let Some(run) = unsafe { Self::from_stash(local) } {
-            // SAFETY: nobody uses it.
-            unsafe { runs.release(run) };
-        }
-        for class in 0..ALL {
-            // SAFETY: the caller promises the part; what is in a list is a slab.
-            unsafe {
-                let slabs = &raw mut (*local.as_ptr()).classes[class];
-                if let Some(current) = NonNull::new((*slabs).current) {
-                    (*slabs).current = ptr::null_mut();
-                    if current.as_ref().free > 0 {
-                        Self::list(slabs, current);
-                    }
-                }
-                let mut slab = (*slabs).first;
-                while let Some(here) = NonNull::new(slab) {
-                    slab = here.as_ref().next;
-                    if here.as_ref().free == here.as_ref().capacity {
-                        Self::unlist(slabs, here);
-                        runs.release(Self::run(here));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes a slab with free objects from an orphan.
-    ///
-    /// # Safety
-    ///
-    /// `orphan` is one, and the lock of the page heap is held; `local` is this thread's part.
-    pub(crate) unsafe fn adopt(
-        local: NonNull<Self>,
-        orphan: NonNull<Self>,
-        class: usize,
-    ) -> Option<NonNull<Desc>> {
-        // SAFETY: the caller promises both parts.
-        unsafe {
-            let slabs = &raw mut (*orphan.as_ptr()).classes[class];
-            let slab = NonNull::new((*slabs).first)?;
-            Self::unlist(slabs, slab);
-            let run = Self::run(slab);
-            slab.as_ref().owner.store(local.as_ptr(), Relaxed);
-            let entry = (*local.as_ptr()).tag | class as u32;
-            Chunk::mark(run.chunk, run.page, run.pages, entry);
-            Some(slab)
         }
     }
 
@@ -1182,44 +539,6 @@ impl Local {
             let count = count.saturating_sub(base).min(usize::from(TABLE[class].most));
             let first = (&raw mut (*local).slots).cast::<*mut u8>().add(base + 1);
             (0..count).for_each(|at| visit(first.add(at).read()));
-        }
-    }
-
-    /// Visits the objects that are on their way home, to others and, if the part is that of the caller, from others.
-    ///
-    /// # Safety
-    ///
-    /// As [`at_hand`](Self::at_hand).
-    pub(crate) unsafe fn on_their_way(
-        local: NonNull<Self>,
-        own: bool,
-        visit: &mut dyn FnMut(*mut u8),
-    ) {
-        // SAFETY: only the owner takes parcels out of a mailbox, so those in it stay as they are.
-        unsafe {
-            let first = (&raw mut (*local.as_ptr()).outgoing.objects).cast::<*mut u8>();
-            let count = (*local.as_ptr()).outgoing.count.min(PARCEL);
-            (0..count).for_each(|at| visit(first.add(at).read()));
-            let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
-            while let Some(here) = NonNull::new(parcel) {
-                visit(parcel.cast());
-                here.as_ref().objects().iter().for_each(|&object| visit(object));
-                parcel = here.as_ref().next;
-            }
-        }
-    }
-
-    /// Whether a slab is listed, or the current one, as its free objects ask for; and how many of its bits are set.
-    pub(crate) unsafe fn is_in_place(
-        local: NonNull<Self>,
-        class: usize,
-        slab: NonNull<Desc>,
-    ) -> bool {
-        // SAFETY: the caller promises a slab of the part.
-        unsafe {
-            let current = (*local.as_ptr()).classes[class].current == slab.as_ptr();
-            current != slab.as_ref().listed && (current || slab.as_ref().free > 0)
-                || !current && !slab.as_ref().listed && slab.as_ref().free == 0
         }
     }
 }

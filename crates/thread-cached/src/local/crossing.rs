@@ -1,0 +1,230 @@
+//! Objects that cross: what this thread frees of others' slabs, and what others freed of its own.
+//!
+//! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner. What
+//! comes home is kept at hand or goes back to its slab; what has another owner by now is sent on.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::Relaxed;
+
+use heapwright_core::HeapError;
+
+use super::{Local, Runs};
+use crate::chunk::{Chunk, Entry, KIND, Table};
+use crate::classes::{ALL, CLASSES, PARCELS, TABLE};
+use crate::mailbox::{PARCEL, Parcel};
+
+/// Objects of other threads' slabs, before they go home.
+pub(super) struct Outgoing {
+    pub(super) count: usize,
+    pub(super) bytes: usize,
+    pub(super) objects: [*mut u8; PARCEL],
+    /// The entry of each one's page when it was freed.
+    pub(super) entries: [Entry; PARCEL],
+}
+
+/// Objects go home when so many bytes of them are together.
+const OUTGOING_BYTES: usize = 64 << 10;
+
+impl Local {
+    /// Frees an object of another thread's slab, if there is room for it with those that go home.
+    #[inline(never)]
+    pub(super) unsafe fn free_elsewhere_at_once(
+        local: NonNull<Self>,
+        entry: Entry,
+        block: NonNull<u8>,
+    ) -> bool {
+        let class = (entry & KIND) as usize;
+        if class >= CLASSES || entry <= KIND {
+            return false;
+        }
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let outgoing = &mut (*local.as_ptr()).outgoing;
+            let again = outgoing.objects[..outgoing.count].last() == Some(&block.as_ptr());
+            if outgoing.count + 1 >= PARCEL || outgoing.bytes > OUTGOING_BYTES || again {
+                return false;
+            }
+            outgoing.objects[outgoing.count] = block.as_ptr();
+            outgoing.entries[outgoing.count] = entry;
+            outgoing.count += 1;
+            outgoing.bytes += TABLE[class].size as usize;
+        }
+        true
+    }
+
+    /// Puts an object of another thread's slab with those that go home.
+    ///
+    /// # Errors
+    ///
+    /// The same object was put there just before.
+    ///
+    /// # Safety
+    ///
+    /// The object was freed, and is of that class. The part is this thread's.
+    pub(crate) unsafe fn free_elsewhere<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+        runs: &mut R,
+    ) -> Result<(), HeapError> {
+        // SAFETY: the caller promises object and part.
+        unsafe {
+            let entry = Self::entry(local, object.addr().get());
+            let outgoing = &mut (*local.as_ptr()).outgoing;
+            if outgoing.objects[..outgoing.count].last() == Some(&object.as_ptr()) {
+                return Err(HeapError::DoubleFree(object.addr().get()));
+            }
+            outgoing.objects[outgoing.count] = object.as_ptr();
+            outgoing.entries[outgoing.count] = entry;
+            outgoing.count += 1;
+            outgoing.bytes += TABLE[class].size as usize;
+            if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
+                Self::send(local, runs);
+            }
+            Ok(())
+        }
+    }
+
+    /// Sends home what has gathered: a parcel to each owner.
+    pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
+        unsafe {
+            let Outgoing { count, mut objects, mut entries, .. } =
+                (&raw const (*local.as_ptr()).outgoing).read();
+            let outgoing = &mut (*local.as_ptr()).outgoing;
+            (outgoing.count, outgoing.bytes) = (0, 0);
+            let table = runs.table();
+            let mut left = count;
+            while left > 0 {
+                let number = entries[0] & !KIND;
+                let owner = Self::owner(table, objects[0]);
+                let parcel = if R::PACKS { Self::parcel(local, runs) } else { None };
+                let (mut kept, mut packed) = (0, 0);
+                for at in 0..left {
+                    let (object, entry) = (objects[at], entries[at]);
+                    if entry & !KIND != number {
+                        (objects[kept], entries[kept]) = (object, entry);
+                        kept += 1;
+                    } else if let Some(parcel) = parcel {
+                        (*parcel.as_ptr()).objects[packed] = object;
+                        packed += 1;
+                    } else if let Some(parcel) = NonNull::new(object.cast::<Parcel>())
+                        && let Some(owner) = owner
+                    {
+                        // For want of memory an object is sent as it is: any is as long as the head of a parcel.
+                        (*parcel.as_ptr()).count = 0;
+                        owner.as_ref().mailbox.push(parcel);
+                    }
+                }
+                left = kept;
+                if let Some(parcel) = parcel
+                    && let Some(owner) = owner
+                {
+                    (*parcel.as_ptr()).count = packed;
+                    owner.as_ref().mailbox.push(parcel);
+                }
+            }
+        }
+    }
+
+    /// An object of ours to put others into.
+    pub(super) unsafe fn parcel<R: Runs>(
+        local: NonNull<Self>,
+        runs: &mut R,
+    ) -> Option<NonNull<Parcel>> {
+        // SAFETY: the caller promises its own part. The bin is filled without looking into the mailbox.
+        unsafe {
+            if let Some(object) = Self::take(local, PARCELS) {
+                return Some(object.cast());
+            }
+            let few = Self::most(local, PARCELS).min(4);
+            Self::fill(local, PARCELS, few, runs)?;
+            Self::take(local, PARCELS).map(NonNull::cast)
+        }
+    }
+
+    /// The owner of the slab that an object is in.
+    ///
+    /// # Safety
+    ///
+    /// `table` is one of the heap; the address is that of an object, if it is in a chunk at all.
+    pub(crate) unsafe fn owner(table: *const Table, object: *mut u8) -> Option<NonNull<Self>> {
+        // SAFETY: the caller promises a freed object of a slab.
+        unsafe {
+            let (chunk, page) = Table::find(table, object.addr())?;
+            let chunk = chunk.cast::<Chunk>();
+            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
+            NonNull::new(Chunk::desc(chunk, head).as_ref().owner.load(Relaxed))
+        }
+    }
+
+    /// Takes in what others left in the mailbox.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or an orphan's that it looks after.
+    pub(crate) unsafe fn receive<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises the part. Parcels are ours once taken.
+        unsafe {
+            let mut parcel = (*local.as_ptr()).mailbox.take_all();
+            while let Some(here) = NonNull::new(parcel) {
+                parcel = here.as_ref().next;
+                for &object in here.as_ref().objects() {
+                    if let Some(object) = NonNull::new(object) {
+                        Self::take_in(local, object, runs);
+                    }
+                }
+                Self::take_in(local, here.cast(), runs);
+            }
+        }
+    }
+
+    /// An object has come home: it is kept at hand or given back to its slab. If the slab has another owner by now, it
+    /// goes on.
+    pub(super) unsafe fn take_in<R: Runs>(local: NonNull<Self>, object: NonNull<u8>, runs: &mut R) {
+        // SAFETY: the caller promises a freed object.
+        unsafe {
+            let addr = object.addr().get();
+            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
+                return runs.misuse(HeapError::InvalidFree(addr));
+            };
+            let class = (Chunk::entry(chunk, page).load(Relaxed) & KIND) as usize;
+            if class >= ALL {
+                return runs.misuse(HeapError::InvalidFree(addr));
+            }
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            let ours = entry == (*local.as_ptr()).tag | class as u32;
+            if ours && R::AT_HAND && !(*local.as_ptr()).orphan {
+                if let Err(error) = Self::push_slowly(local, class, object, runs) {
+                    runs.misuse(error);
+                }
+                return;
+            }
+            Self::send_home(local, class, object, runs);
+        }
+    }
+
+    /// Visits the objects that are on their way home, to others and, if the part is that of the caller, from others.
+    ///
+    /// # Safety
+    ///
+    /// As [`at_hand`](Self::at_hand).
+    pub(crate) unsafe fn on_their_way(
+        local: NonNull<Self>,
+        own: bool,
+        visit: &mut dyn FnMut(*mut u8),
+    ) {
+        // SAFETY: only the owner takes parcels out of a mailbox, so those in it stay as they are.
+        unsafe {
+            let first = (&raw mut (*local.as_ptr()).outgoing.objects).cast::<*mut u8>();
+            let count = (*local.as_ptr()).outgoing.count.min(PARCEL);
+            (0..count).for_each(|at| visit(first.add(at).read()));
+            let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
+            while let Some(here) = NonNull::new(parcel) {
+                visit(parcel.cast());
+                here.as_ref().objects().iter().for_each(|&object| visit(object));
+                parcel = here.as_ref().next;
+            }
+        }
+    }
+}

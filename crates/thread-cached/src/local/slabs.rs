@@ -1,0 +1,366 @@
+//! The slabs of a part: where they come from, which of them serves, what is freed in them, and where they go.
+//!
+//! A slab of ours that has free objects is the current one of its class or in its list, first in, first out, so that
+//! many have become free by the time that it serves again. One of which all are free, other than the current one, goes:
+//! its page is kept for any class, or its run is given back.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::Relaxed;
+
+use heapwright_core::HeapError;
+
+use super::place::Place;
+use super::{Local, NewSlab, Runs, Slabs};
+use crate::chunk::{Chunk, Desc, INSIDE, KIND, Table};
+use crate::classes::{ALL, PAGE, TABLE};
+use crate::pages::Run;
+
+impl Local {
+    /// The current slab of a class if it has a free object, or the next one.
+    pub(super) unsafe fn slab_with_free<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        runs: &mut R,
+    ) -> Option<NonNull<Desc>> {
+        // SAFETY: the caller promises class and part; what is in a list is a slab.
+        unsafe {
+            let slabs = &raw mut (*local.as_ptr()).classes[class];
+            if let Some(current) = NonNull::new((*slabs).current)
+                && current.as_ref().free > 0
+            {
+                return Some(current);
+            }
+            let next = if let Some(first) = NonNull::new((*slabs).first) {
+                Self::unlist(slabs, first);
+                first
+            } else {
+                let put_aside =
+                    if TABLE[class].pages == 1 { Self::from_stash(local) } else { None };
+                match put_aside
+                    .map_or_else(|| runs.slab(class, local), |run| Some(NewSlab::Run(run)))?
+                {
+                    NewSlab::Run(run) => Self::divide(local, class, run),
+                    NewSlab::Adopted(slab) => slab,
+                }
+            };
+            (*local.as_ptr()).table = runs.table();
+            (*slabs).current = next.as_ptr();
+            Some(next)
+        }
+    }
+
+    /// Keeps the page of a slab that is none any more, or gives back its run.
+    pub(super) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
+        // SAFETY: the caller promises its own part, and a run that nobody uses.
+        unsafe {
+            let stash = &mut (*local.as_ptr()).stash;
+            let stashed = &mut (*local.as_ptr()).stashed;
+            match stash.get_mut(*stashed) {
+                Some(place) if run.pages == 1 && R::AT_HAND => {
+                    // A pointer into it is refused from now on.
+                    Chunk::mark(run.chunk, run.page, 1, INSIDE);
+                    *place = Some(run);
+                    *stashed += 1;
+                }
+                _ => runs.release(run),
+            }
+        }
+    }
+
+    /// A page that was kept.
+    pub(super) unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let local = local.as_ptr();
+            (*local).stashed = (*local).stashed.checked_sub(1)?;
+            (*local).stash[(*local).stashed].take()
+        }
+    }
+
+    /// Makes a slab of a run: all its objects are free.
+    pub(super) unsafe fn divide(local: NonNull<Self>, class: usize, run: Run) -> NonNull<Desc> {
+        let slab = run.desc();
+        // SAFETY: the run was just given.
+        unsafe {
+            let capacity = run.pages * PAGE / TABLE[class].size as usize;
+            let desc = &mut *slab.as_ptr();
+            desc.owner.store(local.as_ptr(), Relaxed);
+            desc.capacity = capacity as u16;
+            desc.free = capacity as u16;
+            desc.hint = 0;
+            desc.listed = false;
+            let (first, words) = Self::bits(slab);
+            for word in 0..words {
+                let here = (capacity - word * 64).min(64);
+                first.add(word).write(u64::MAX >> (64 - here));
+            }
+            for page in 0..run.pages {
+                (*Chunk::desc(run.chunk, run.page + page).as_ptr()).delta = page as u8;
+            }
+            let entry = (*local.as_ptr()).tag | class as u32;
+            Chunk::mark(run.chunk, run.page, run.pages, entry);
+        }
+        slab
+    }
+
+    /// The slab of an address, if it is one of this class and ours.
+    #[inline]
+    pub(super) unsafe fn place(local: NonNull<Self>, class: usize, addr: usize) -> Option<Place> {
+        // SAFETY: the caller promises its own part, whose table is one.
+        unsafe {
+            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            if entry != (*local.as_ptr()).tag | class as u32 {
+                return None;
+            }
+            Some(Place::of(class, chunk.cast(), page))
+        }
+    }
+
+    /// Gives an object back to its slab, here or at another thread's.
+    pub(crate) unsafe fn send_home<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises an object that was freed.
+        unsafe {
+            let addr = object.addr().get();
+            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
+                return runs.misuse(HeapError::InvalidFree(addr));
+            };
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            if entry & KIND != class as u32 {
+                // Its size was not the one that it was freed with.
+                return runs.misuse(HeapError::InvalidFree(addr));
+            }
+            if entry == (*local.as_ptr()).tag | class as u32 {
+                match Self::free(local, class, chunk.cast(), page, addr) {
+                    Ok(None) => {}
+                    Ok(Some(run)) => Self::put_aside(local, run, runs),
+                    Err(error) => runs.misuse(error),
+                }
+            } else {
+                if let Err(error) = Self::free_elsewhere(local, class, object, runs) {
+                    runs.misuse(error);
+                }
+            }
+        }
+    }
+
+    /// Whether an address is that of an object in use, as far as its slab knows.
+    ///
+    /// # Errors
+    ///
+    /// It is free already, or no object.
+    ///
+    /// # Safety
+    ///
+    /// The page is one of a slab.
+    pub(crate) unsafe fn verify(
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        addr: usize,
+    ) -> Result<(), HeapError> {
+        // SAFETY: the caller promises a page of a slab.
+        unsafe {
+            let (word, bit) = Place::of(class, chunk, page).bit(addr)?;
+            if *word & bit == 0 { Ok(()) } else { Err(HeapError::DoubleFree(addr)) }
+        }
+    }
+
+    /// Sets the bit of an object in a slab of ours. The slab's run, if it is to be given back.
+    ///
+    /// # Errors
+    ///
+    /// It is free already, or no object.
+    ///
+    /// # Safety
+    ///
+    /// The page is one of a slab of ours, or of an orphan's that we look after.
+    pub(super) unsafe fn free(
+        local: NonNull<Self>,
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        addr: usize,
+    ) -> Result<Option<Run>, HeapError> {
+        // SAFETY: the caller promises a page of a slab.
+        unsafe {
+            let mut slab = Place::of(class, chunk, page);
+            slab.free(addr)?;
+            Ok(if slab.put_down() { Self::relist(local, class, slab.desc) } else { None })
+        }
+    }
+
+    /// A slab has its first free object, or its last object has become free.
+    #[cold]
+    #[inline(never)]
+    pub(super) unsafe fn relist(
+        local: NonNull<Self>,
+        class: usize,
+        slab: NonNull<Desc>,
+    ) -> Option<Run> {
+        // SAFETY: the caller promises a slab of ours.
+        unsafe {
+            let slabs = &raw mut (*local.as_ptr()).classes[class];
+            if (*slabs).current == slab.as_ptr() {
+                return None;
+            }
+            if slab.as_ref().free < slab.as_ref().capacity {
+                Self::list(slabs, slab);
+                return None;
+            }
+            if !slab.as_ref().listed {
+                Self::list(slabs, slab);
+            }
+            Self::unlist(slabs, slab);
+            Some(Self::run(slab))
+        }
+    }
+
+    pub(super) unsafe fn list(slabs: *mut Slabs, slab: NonNull<Desc>) {
+        // SAFETY: the caller promises a slab in no list.
+        unsafe {
+            let desc = slab.as_ptr();
+            (*desc).listed = true;
+            (*desc).next = ptr::null_mut();
+            (*desc).previous = (*slabs).last;
+            match (*slabs).last.as_mut() {
+                Some(last) => last.next = desc,
+                None => (*slabs).first = desc,
+            }
+            (*slabs).last = desc;
+        }
+    }
+
+    pub(super) unsafe fn unlist(slabs: *mut Slabs, slab: NonNull<Desc>) {
+        // SAFETY: the caller promises a slab of this list.
+        unsafe {
+            let desc = slab.as_ptr();
+            (*desc).listed = false;
+            match (*desc).previous.as_mut() {
+                Some(previous) => previous.next = (*desc).next,
+                None => (*slabs).first = (*desc).next,
+            }
+            match (*desc).next.as_mut() {
+                Some(next) => next.previous = (*desc).previous,
+                None => (*slabs).last = (*desc).previous,
+            }
+        }
+    }
+
+    /// The bits of a slab, and how many words they are.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn bits(slab: NonNull<Desc>) -> (*mut u64, usize) {
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            let words = usize::from(slab.as_ref().capacity).div_ceil(64);
+            ((&raw mut (*slab.as_ptr()).bits).cast(), words)
+        }
+    }
+
+    /// The chunk of a slab.
+    pub(super) unsafe fn chunk(slab: NonNull<Desc>) -> NonNull<Chunk> {
+        // SAFETY: the caller promises a slab of a chunk; its owner's tables know how long chunks are.
+        unsafe {
+            let shift = (*(*slab.as_ref().owner.load(Relaxed)).table).shift;
+            let base = slab.addr().get() >> shift << shift;
+            slab.cast::<u8>().sub(slab.addr().get() - base).cast()
+        }
+    }
+
+    /// The first byte of a slab.
+    pub(super) unsafe fn start(slab: NonNull<Desc>) -> NonNull<u8> {
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            let chunk = Self::chunk(slab);
+            Chunk::page(chunk, Chunk::page_of(chunk, slab))
+        }
+    }
+
+    /// The run of a slab.
+    pub(super) unsafe fn run(slab: NonNull<Desc>) -> Run {
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            let chunk = Self::chunk(slab);
+            let page = Chunk::page_of(chunk, slab);
+            Run { chunk, page, pages: slab.as_ref().pages(), zeroed: false }
+        }
+    }
+
+    /// Puts every slab that has free objects into its list, and gives back those without an object in use.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or an orphan's that it looks after.
+    pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises the part.
+        while let Some(run) = unsafe { Self::from_stash(local) } {
+            // SAFETY: nobody uses it.
+            unsafe { runs.release(run) };
+        }
+        for class in 0..ALL {
+            // SAFETY: the caller promises the part; what is in a list is a slab.
+            unsafe {
+                let slabs = &raw mut (*local.as_ptr()).classes[class];
+                if let Some(current) = NonNull::new((*slabs).current) {
+                    (*slabs).current = ptr::null_mut();
+                    if current.as_ref().free > 0 {
+                        Self::list(slabs, current);
+                    }
+                }
+                let mut slab = (*slabs).first;
+                while let Some(here) = NonNull::new(slab) {
+                    slab = here.as_ref().next;
+                    if here.as_ref().free == here.as_ref().capacity {
+                        Self::unlist(slabs, here);
+                        runs.release(Self::run(here));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a slab with free objects from an orphan.
+    ///
+    /// # Safety
+    ///
+    /// `orphan` is one, and the lock of the page heap is held; `local` is this thread's part.
+    pub(crate) unsafe fn adopt(
+        local: NonNull<Self>,
+        orphan: NonNull<Self>,
+        class: usize,
+    ) -> Option<NonNull<Desc>> {
+        // SAFETY: the caller promises both parts.
+        unsafe {
+            let slabs = &raw mut (*orphan.as_ptr()).classes[class];
+            let slab = NonNull::new((*slabs).first)?;
+            Self::unlist(slabs, slab);
+            let run = Self::run(slab);
+            slab.as_ref().owner.store(local.as_ptr(), Relaxed);
+            let entry = (*local.as_ptr()).tag | class as u32;
+            Chunk::mark(run.chunk, run.page, run.pages, entry);
+            Some(slab)
+        }
+    }
+
+    /// Whether a slab is listed, or the current one, as its free objects ask for; and how many of its bits are set.
+    pub(crate) unsafe fn is_in_place(
+        local: NonNull<Self>,
+        class: usize,
+        slab: NonNull<Desc>,
+    ) -> bool {
+        // SAFETY: the caller promises a slab of the part.
+        unsafe {
+            let current = (*local.as_ptr()).classes[class].current == slab.as_ptr();
+            current != slab.as_ref().listed && (current || slab.as_ref().free > 0)
+                || !current && !slab.as_ref().listed && slab.as_ref().free == 0
+        }
+    }
+}
