@@ -312,4 +312,14 @@ pub unsafe trait Strategy {
     ///
     /// The strategy is frozen, by this thread, or by the thread of the parent process that became this one.
     unsafe fn thaw(&self);
+
+    /// As [`thaw`](Self::thaw), in a child process: its other threads are gone, and what they had is nobody's.
+    ///
+    /// # Safety
+    ///
+    /// The strategy was frozen by the thread of the parent process that became this one.
+    unsafe fn thaw_in_child(&self) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.thaw() };
+    }
 }

@@ -102,8 +102,10 @@ unsafe extern "C" fn after_fork() {
 unsafe extern "C" fn in_child() {
     // Timers stay with the parent.
     TIMER.store(NO_TIMER, Ordering::Relaxed);
-    // SAFETY: frozen by the thread that this one is a copy of.
-    unsafe { after_fork() };
+    if let Some(served) = served() {
+        // SAFETY: frozen by the thread that this one is a copy of.
+        unsafe { served.heap.thaw_in_child() };
+    }
 }
 
 /// Called by the dynamic linker when the process exits.

@@ -5,7 +5,8 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicPtr, AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    compiler_fence,
 };
 
 use heapwright_backends::Mmap;
@@ -65,6 +66,8 @@ pub(crate) struct Central<B, P> {
     owners: u32,
     /// How many of them belong to no thread.
     pub(crate) orphans: usize,
+    /// Whether this is a child process whose parent had other threads, so that their parts are nobody's.
+    bereft: bool,
 }
 
 // SAFETY: parts go where the heap goes; the page heap says of itself that it may.
@@ -132,7 +135,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         unsafe {
             pages.lay_first_table(run.start().add(bytes).cast());
             let shared = run.start().cast::<Shared<B, L, D>>();
-            let central = Central { pages, locals: ptr::null_mut(), owners: 0, orphans: 0 };
+            let central =
+                Central { pages, locals: ptr::null_mut(), owners: 0, orphans: 0, bereft: false };
             shared.write(Shared {
                 member: Member::new(Shared::<B, L, D>::retire),
                 table: AtomicPtr::new(central.pages.table),
@@ -315,12 +319,15 @@ impl Busy {
     unsafe fn new(local: NonNull<Local>) -> Self {
         // SAFETY: the caller promises its own part.
         unsafe { (*local.as_ptr()).busy = true };
+        // For a signal handler in this thread, and for a fork in another.
+        compiler_fence(SeqCst);
         Self(local)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        compiler_fence(SeqCst);
         // SAFETY: parts live as long as their heap.
         unsafe { (*self.0.as_ptr()).busy = false };
     }
@@ -541,6 +548,27 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         }
     }
 
+    /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon.
+    /// A part that its thread was in the middle of is lost.
+    #[cold]
+    fn orphan_all_but(&mut self, own: NonNull<Local>, misuses: &AtomicUsize) {
+        self.bereft = false;
+        let mut local = self.locals;
+        while let Some(here) = NonNull::new(local) {
+            // SAFETY: the list leads through parts. That of a thread that is gone is whose who holds the lock.
+            unsafe {
+                local = here.as_ref().next;
+                if here != own && !here.as_ref().orphan && !here.as_ref().busy {
+                    let mut caretaker = Caretaker { pages: &mut self.pages, misuses };
+                    Local::flush_all(here, &mut caretaker);
+                    Local::settle(here, &mut caretaker);
+                    (*here.as_ptr()).orphan = true;
+                    self.orphans += 1;
+                }
+            }
+        }
+    }
+
     /// Visits the parts that belong to no thread.
     fn each_orphan(&mut self, visit: &mut dyn FnMut(NonNull<Local>, &mut Self) -> bool) {
         let mut local = self.locals;
@@ -615,6 +643,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
 
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab> {
         let mut central = self.0.lock_to_grow();
+        if central.bereft {
+            central.orphan_all_but(local, &self.0.misuses);
+        }
         let mut adopted = None;
         central.each_orphan(&mut |orphan, central| {
             let mut caretaker = Caretaker { pages: &mut central.pages, misuses: &self.0.misuses };
@@ -845,6 +876,16 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         // SAFETY: frozen above.
         unsafe { registry::thaw() };
         false
+    }
+
+    unsafe fn thaw_in_child(&self) {
+        // SAFETY: the caller promises that this thread holds the lock since before the fork.
+        unsafe {
+            if let Some(shared) = self.shared() {
+                (*shared.central.data_ptr()).bereft = true;
+            }
+            self.thaw();
+        }
     }
 
     unsafe fn thaw(&self) {

@@ -20,7 +20,11 @@ mod slabs;
 
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, Release},
+    compiler_fence,
+};
 
 use heapwright_core::HeapError;
 
@@ -240,6 +244,8 @@ impl Local {
                 return false;
             }
             slot.add(1).write(object.as_ptr());
+            // Whoever interrupts this thread, by a signal or a fork, finds the object first.
+            compiler_fence(Release);
             (*bin).top = top + 1;
             true
         }

@@ -4,7 +4,10 @@
 //! comes home is kept at hand or goes back to its slab; what has another owner by now is sent on.
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{
+    Ordering::{Relaxed, Release},
+    compiler_fence,
+};
 
 use heapwright_core::HeapError;
 
@@ -46,6 +49,8 @@ impl Local {
             }
             outgoing.objects[outgoing.count] = block.as_ptr();
             outgoing.entries[outgoing.count] = entry;
+            // Whoever interrupts this thread finds the object first.
+            compiler_fence(Release);
             outgoing.count += 1;
             outgoing.bytes += TABLE[class].size as usize;
         }

@@ -1,0 +1,80 @@
+//! A child process of a process with threads: what the threads had is the child's, which has none of them.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+use heapwright_core::Strategy;
+use heapwright_thread_cached::ThreadCached;
+
+const BLOCKS: usize = 20_000;
+
+/// A block that goes from the thread that asked for it to another.
+struct Given(NonNull<u8>);
+
+// SAFETY: the heap's blocks may be freed by any thread.
+unsafe impl Send for Given {}
+
+fn fill(heap: &ThreadCached, layout: Layout) -> Option<Vec<Given>> {
+    (0..BLOCKS).map(|_| heap.allocate(layout).map(Given)).collect()
+}
+
+/// What the child does, and how far it came.
+fn live_on(heap: &ThreadCached, layout: Layout, blocks: Vec<Given>) -> Result<(), i32> {
+    let before = heap.stats();
+    for Given(block) in blocks {
+        // SAFETY: in use, and freed once.
+        unsafe { heap.deallocate(block) }.map_err(|_| 2)?;
+    }
+    let again = fill(heap, layout).ok_or(3)?;
+    heap.check().map_err(|_| 4)?;
+    let after = heap.stats();
+    if after.live_blocks != before.live_blocks {
+        return Err(5);
+    }
+    // Without what the thread had, there would have to be as much once more.
+    let held = |stats: heapwright_core::Stats| stats.live_bytes + stats.cached_bytes;
+    if held(after) > held(before) + held(before) / 4 {
+        return Err(6);
+    }
+    again.is_empty().then_some(7).map_or(Ok(()), Err)
+}
+
+#[test]
+fn a_child_takes_over_what_threads_had_that_it_has_not() {
+    static HEAP: ThreadCached = ThreadCached::new();
+    let layout = Layout::from_size_align(200, 16).expect("a layout");
+    let (filled, done) = (Barrier::new(2), Barrier::new(2));
+    let blocks = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            *blocks.lock().unwrap() = fill(&HEAP, layout).expect("there is memory");
+            filled.wait();
+            done.wait();
+        });
+        filled.wait();
+        let blocks = std::mem::take(&mut *blocks.lock().unwrap());
+        HEAP.freeze();
+        // SAFETY: the child calls nothing but the heap, which was frozen, and ends without cleaning up.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: frozen by the thread that this one is a copy of.
+            let result = unsafe {
+                HEAP.thaw_in_child();
+                live_on(&HEAP, layout, blocks)
+            };
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(result.err().unwrap_or(0)) };
+        }
+        // SAFETY: frozen above.
+        unsafe { HEAP.thaw() };
+        let mut status = -1;
+        // SAFETY: the status is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        done.wait();
+        assert!(libc::WIFEXITED(status), "the child was killed: {status}");
+        assert_eq!(libc::WEXITSTATUS(status), 0, "how far the child came");
+    });
+    HEAP.check().expect("the parent's heap is whole");
+}
