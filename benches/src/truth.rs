@@ -7,12 +7,12 @@
 //! - Do program and replay put the contenders into the same order, by time and by memory (Spearman's rank correlation)?
 //!   And how many of the pairs of contenders that the program tells apart does the replay put in its order? Contenders
 //!   whose difference in the program is noise have no order that a replay could tell: by time, those whose ratio has an
-//!   interval that includes one; by memory, those that differ by less than [`SAME_MEMORY`].
+//!   interval that includes one; by memory, those that differ by less than one part in a hundred.
 //! - Over all programs and contenders, how do the ratios to glibc correlate, program against replay?
 //!
 //! Contenders are those whose library and whose part of the harness are built from the same source: all strategies that
 //! serve every size, and glibc. Libraries of peers that a system comes with are of other versions than those built in,
-//! with other defaults, so they would compare one allocator with another. What takes more than [`PATIENCE`] times as
+//! with other defaults, so they would compare one allocator with another. What takes more than four times as
 //! long as the program takes on its own is left out of that program, and named: its place would be last in both.
 //!
 //! A program's time is processor time, in the kernel too, of all its processes. A program does things beside
