@@ -63,20 +63,31 @@ mod compositions {
         OwnMappings: AtOnce, OwnMapping<{ 128 << 10 }>
     }
 
-    /// A composition as a contender.
-    macro_rules! composition {
-        ($name:expr, $backend:ty, $policy:ty, $mechanism:ty, $lock:ty) => {{
-            static HEAP: Locked<$lock, Heap<$backend, $policy, $mechanism>> = Locked::new();
+    /// A type as a contender.
+    macro_rules! contender {
+        ($name:expr, $about:literal, $type:ty) => {{
+            static HEAP: $type = <$type>::new();
             Contender {
                 name: $name,
                 kind: Kind::Strategy,
-                about: "a composition of the matrix",
+                about: $about,
                 allocator: Some(&HEAP),
                 strategy: Some(&HEAP),
                 prepare: || (),
                 never_frees: false,
             }
         }};
+    }
+
+    /// A block engine under a lock.
+    macro_rules! composition {
+        ($name:expr, $backend:ty, $policy:ty, $mechanism:ty, $lock:ty) => {
+            contender!(
+                $name,
+                "a composition of the matrix",
+                Locked<$lock, Heap<$backend, $policy, $mechanism>>
+            )
+        };
     }
 
     /// A policy with every mechanism.
@@ -160,18 +171,9 @@ mod compositions {
 
     /// The flagship with other parts.
     macro_rules! thread_cached {
-        ($($name:literal: $backend:ty, $lock:ty, $design:ident<$policy:ty>;)*) => { &[$({
-            static HEAP: ThreadCached<$backend, $lock, $design<$policy>> = ThreadCached::new();
-            Contender {
-                name: $name,
-                kind: Kind::Strategy,
-                about: "the flagship with other parts",
-                allocator: Some(&HEAP),
-                strategy: Some(&HEAP),
-                prepare: || (),
-                never_frees: false,
-            }
-        },)*] };
+        ($($name:literal: $backend:ty, $lock:ty, $design:ident<$policy:ty>;)*) => { &[$(
+            contender!($name, "the flagship with other parts", ThreadCached<$backend, $lock, $design<$policy>>),
+        )*] };
     }
 
     static THREAD_CACHED: &[Contender] = thread_cached! {
