@@ -181,6 +181,29 @@ impl Chunk {
         unsafe { chunk.as_ref().descs.add(page) }
     }
 
+    /// The chunk that a descriptor is of, where chunks are of 2 to the power of `shift` bytes.
+    ///
+    /// # Safety
+    ///
+    /// It is that of a chunk of this length.
+    #[inline(always)]
+    pub(crate) unsafe fn of(desc: NonNull<Desc>, shift: u32) -> NonNull<Self> {
+        let addr = desc.addr().get();
+        // SAFETY: descriptors lie in the head of their chunk, which begins at a multiple of its length.
+        unsafe { desc.cast::<u8>().sub(addr - (addr >> shift << shift)).cast() }
+    }
+
+    /// The first page of the slab that a page is of.
+    ///
+    /// # Safety
+    ///
+    /// The page is one of a slab.
+    #[inline(always)]
+    pub(crate) unsafe fn head(chunk: NonNull<Self>, page: usize) -> usize {
+        // SAFETY: the caller promises the page.
+        page - usize::from(unsafe { Self::desc(chunk, page).as_ref().delta })
+    }
+
     /// The number of the page that a descriptor is of.
     ///
     /// # Safety

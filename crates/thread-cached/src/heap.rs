@@ -192,15 +192,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[cold]
     #[inline(never)]
     fn deallocate_slowly(&self, block: NonNull<u8>) -> Result<(), HeapError> {
-        let part = || if slot::has_ended() { None } else { self.attach() };
-        let freed = match self.shared().map(|shared| (shared, part())) {
+        let freed = match self.shared() {
             None => Err(HeapError::InvalidFree(block.addr().get())),
-            // SAFETY: the part is this thread's.
-            Some((shared, Some((local, _)))) => unsafe {
-                let _busy = Busy::new(local);
-                shared.free(local, block)
-            },
-            Some((shared, None)) => shared.free_without_part(block),
+            Some(shared) => {
+                let part = if slot::has_ended() { None } else { self.attach() };
+                // SAFETY: the part is this thread's.
+                unsafe { shared.free(part.map(|(local, _)| local), block) }
+            }
         };
         freed.map_err(|error| self.misused(error))
     }
@@ -208,15 +206,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     /// A free of which the size was said, when the bin does not take it at once.
     #[cold]
     #[inline(never)]
-    fn deallocate_sized_slowly(&self, block: NonNull<u8>, class: usize) -> Result<(), HeapError> {
-        let freed = match self.shared().map(|shared| (shared, self.attach())) {
-            None => Err(HeapError::InvalidFree(block.addr().get())),
-            // SAFETY: the part is this thread's.
-            Some((shared, Some((local, _)))) => unsafe {
-                let _busy = Busy::new(local);
-                Local::push_slowly(local, class, block, &mut Keeper(shared))
-            },
-            Some((shared, None)) => shared.free_without_part(block),
+    unsafe fn deallocate_sized_slowly(
+        &self,
+        local: NonNull<Local>,
+        block: NonNull<u8>,
+        class: usize,
+    ) -> Result<(), HeapError> {
+        let Some(shared) = self.shared() else {
+            return Err(HeapError::InvalidFree(block.addr().get()));
+        };
+        // SAFETY: the caller promises its own part, and an object of that class.
+        let freed = unsafe {
+            let _busy = Busy::new(local);
+            Local::push_slowly(local, class, block, &mut Keeper(shared))
         };
         freed.map_err(|error| self.misused(error))
     }
@@ -228,20 +230,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         error
     }
 
-    /// A block in use: what it is.
-    ///
-    /// # Errors
-    ///
-    /// It is none. Of a small object without checks only that it is of a slab is verified.
-    fn what_is(&self, block: NonNull<u8>) -> Result<Block, HeapError> {
-        let addr = block.addr().get();
-        let found = match self.shared() {
-            None => Err(HeapError::InvalidFree(addr)),
-            Some(shared) => shared.what_is(addr, D::CHECKED),
-        };
-        found.map_err(|error| self.misused(error))
-    }
-
     /// Moves or stays, by what the block is.
     #[inline(never)]
     unsafe fn resize_as(
@@ -250,7 +238,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         layout: Option<Layout>,
         new_size: usize,
     ) -> Result<NonNull<u8>, HeapError> {
-        let what = self.what_is(block)?;
+        let addr = block.addr().get();
+        let (shared, what) = self
+            .shared()
+            .ok_or(HeapError::InvalidFree(addr))
+            .and_then(|shared| Ok((shared, shared.what_is(addr, D::CHECKED)?)))
+            .map_err(|error| self.misused(error))?;
         let align = layout.map_or(GRANULE, |layout| layout.align());
         let new_layout =
             Layout::from_size_align(new_size, align).map_err(|_| HeapError::OutOfMemory)?;
@@ -266,17 +259,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 TABLE[current].size as usize
             }
             Block::Large { run, bytes } => {
-                if class.is_none()
-                    && let Some(shared) = self.shared()
-                    && shared.resize_run(run, new_size)
-                {
+                if class.is_none() && shared.resize_run(run, new_size) {
                     return Ok(block);
                 }
                 bytes
             }
             Block::Mapped { mapping, bytes } => {
                 if class.is_none()
-                    && let Some(shared) = self.shared()
                     // SAFETY: the caller promises a block in use, and this is its mapping.
                     && let Some(block) = unsafe { shared.remap(mapping, new_size, align) }
                 {
@@ -286,7 +275,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             }
         };
         let old_size = layout.map_or(usable, |layout| layout.size());
-        // A run that could not grow will probably have to again: some room is a copy less.
         let new = self.allocate(new_layout).ok_or(HeapError::OutOfMemory)?;
         // SAFETY: both blocks are in use, hence disjoint, and at least that long.
         unsafe {
@@ -406,22 +394,28 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
     }
 
-    /// Frees any block.
-    unsafe fn free(&self, local: NonNull<Local>, block: NonNull<u8>) -> Result<(), HeapError> {
-        let addr = block.addr().get();
-        // SAFETY: the caller promises its own part. What is freed is verified as far as the design says.
+    /// Frees any block, with this thread's part, or without: there is no memory for one, or the thread ends.
+    unsafe fn free(
+        &self,
+        local: Option<NonNull<Local>>,
+        block: NonNull<u8>,
+    ) -> Result<(), HeapError> {
+        // SAFETY: the caller promises its own part. What is freed is verified as far as the design says, and exactly
+        // where it is written to.
         unsafe {
-            match self.what_is(addr, D::CHECKED)? {
-                Block::Small { class } => {
-                    let mut keeper = Keeper(self);
-                    if Local::own_class(local, addr) != Some(class) {
-                        Local::free_elsewhere(local, class, block, &mut keeper)?;
-                    } else if D::CHECKED {
-                        Local::send_home(local, class, block, &mut keeper);
-                    } else {
-                        Local::push_slowly(local, class, block, &mut keeper)?;
+            let _busy = local.map(|local| Busy::new(local));
+            let addr = block.addr().get();
+            match self.what_is(addr, D::CHECKED || local.is_none())? {
+                Block::Small { class } => match local {
+                    Some(local) => self.free_small(local, class, block)?,
+                    None => {
+                        // Any object is long enough to be sent as it is.
+                        let owner = Local::owner(self.table.load(Acquire), block.as_ptr());
+                        let parcel = block.cast::<Parcel>();
+                        (*parcel.as_ptr()).count = 0;
+                        owner.ok_or(HeapError::InvalidFree(addr))?.as_ref().mailbox.push(parcel);
                     }
-                }
+                },
                 Block::Large { run, .. } => self.lock().pages.give(run),
                 Block::Mapped { mapping, .. } => self.lock().pages.unmap(mapping),
             }
@@ -429,24 +423,24 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         Ok(())
     }
 
-    /// Frees a block in a thread that has no part: there is no memory for one, or the thread ends.
-    #[cold]
-    fn free_without_part(&self, block: NonNull<u8>) -> Result<(), HeapError> {
-        let addr = block.addr().get();
-        match self.what_is(addr, true)? {
-            // SAFETY: the object was given back just now, and is long enough to be sent as it is.
-            Block::Small { .. } => unsafe {
-                let owner = Local::owner(self.table.load(Acquire), block.as_ptr());
-                let parcel = block.cast::<Parcel>();
-                (*parcel.as_ptr()).count = 0;
-                owner.ok_or(HeapError::InvalidFree(addr))?.as_ref().mailbox.push(parcel);
-            },
-            // SAFETY: the run, or the mapping, is that of a block that was given back just now.
-            Block::Large { run, .. } => unsafe { self.lock().pages.give(run) },
-            // SAFETY: as above.
-            Block::Mapped { mapping, .. } => unsafe { self.lock().pages.unmap(mapping) },
+    unsafe fn free_small(
+        &self,
+        local: NonNull<Local>,
+        class: usize,
+        block: NonNull<u8>,
+    ) -> Result<(), HeapError> {
+        let mut keeper = Keeper(self);
+        // SAFETY: the caller promises its own part, and an object of that class.
+        unsafe {
+            if Local::own_class(local, block.addr().get()) != Some(class) {
+                return Local::free_elsewhere(local, block, &mut keeper);
+            }
+            if D::CHECKED {
+                Local::send_home(local, class, block, &mut keeper);
+                return Ok(());
+            }
+            Local::push_slowly(local, class, block, &mut keeper)
         }
-        Ok(())
     }
 
     /// Makes a run longer or shorter where it stands.
@@ -765,7 +759,8 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             if unsafe { Local::push(local, class, block) } {
                 return Ok(());
             }
-            return self.deallocate_sized_slowly(block, class);
+            // SAFETY: as above.
+            return unsafe { self.deallocate_sized_slowly(local, block, class) };
         }
         // SAFETY: the caller promises the same.
         unsafe { self.deallocate(block) }

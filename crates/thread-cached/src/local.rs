@@ -340,6 +340,18 @@ impl Local {
         TABLE[class].most.min((kept / TABLE[class].size).max(1) as u16)
     }
 
+    /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far.
+    unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            let (base, most) = (TABLE[class].base, Self::most(local, class));
+            let bin = &mut (*local.as_ptr()).bins[class];
+            let room = bin.full - base;
+            bin.full = base + (room * 2).min(most);
+            room
+        }
+    }
+
     // ---- Filling a bin --------------------------------------------------------------------------
 
     /// Whether it is time to look at the time; then it will be again after some more objects.
@@ -377,11 +389,8 @@ impl Local {
                     return Some(object);
                 }
             }
-            let (base, most) = (TABLE[class].base, Self::most(local, class));
-            let bin = &mut (*local.as_ptr()).bins[class];
-            let room = bin.full - base;
+            let room = Self::widen(local, class);
             let wanted = if singly { 1 } else { room.div_ceil(2) };
-            bin.full = base + (room * 2).min(most);
             Self::fill(local, class, wanted, runs)?;
             Self::take(local, class)
         }
@@ -446,9 +455,7 @@ impl Local {
         unsafe {
             let held = (*local.as_ptr()).bins[class].top - TABLE[class].base;
             Self::flush_some(local, class, usize::from(held.div_ceil(2)), runs);
-            let (base, most) = (TABLE[class].base, Self::most(local, class));
-            let bin = &mut (*local.as_ptr()).bins[class];
-            bin.full = base + ((bin.full - base) * 2).min(most);
+            Self::widen(local, class);
         }
     }
 

@@ -206,17 +206,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             index.pages -= pages;
             if front > 0 {
                 index.policy.remove(block);
-                self.lay(kind, chunk, page, front);
-                let cut = block_of(Chunk::desc(chunk, page), front);
-                self.index(kind).policy.insert(cut);
+                self.insert(kind, chunk, page, front);
                 if rest > 0 {
-                    self.lay(kind, chunk, page + front + pages, rest);
-                    let cut = block_of(Chunk::desc(chunk, page + front + pages), rest);
-                    self.index(kind).policy.insert(cut);
+                    self.insert(kind, chunk, page + front + pages, rest);
                 }
             } else if rest > 0 {
-                self.lay(kind, chunk, page + pages, rest);
-                let cut = block_of(Chunk::desc(chunk, page + pages), rest);
+                let cut = self.lay(kind, chunk, page + pages, rest);
                 self.index(kind).policy.replace(block, cut);
             } else {
                 index.policy.remove(block);
@@ -236,27 +231,46 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Writes the marks of a free run: entries at its ends, and its foot. The header is the index's.
+    /// Writes the marks of a free run: its header, the entries at its ends, and its foot.
     ///
     /// # Safety
     ///
     /// The pages are free.
-    unsafe fn lay(&mut self, kind: Entry, chunk: NonNull<Chunk>, page: usize, pages: usize) {
+    unsafe fn lay(
+        &self,
+        kind: Entry,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        pages: usize,
+    ) -> FreeBlock {
         // SAFETY: the caller promises free pages of the chunk.
         unsafe {
             let last = page + pages - 1;
             Chunk::entry(chunk.cast(), page).store(kind, Relaxed);
             Chunk::entry(chunk.cast(), last).store(kind, Relaxed);
             (*Chunk::desc(chunk, last).as_ptr()).foot = pages as u32;
+            block_of(Chunk::desc(chunk, page), pages)
+        }
+    }
+
+    /// Puts a free run into the index of its kind, as it is.
+    ///
+    /// # Safety
+    ///
+    /// The pages are free.
+    unsafe fn insert(&mut self, kind: Entry, chunk: NonNull<Chunk>, page: usize, pages: usize) {
+        // SAFETY: the caller promises free pages of the chunk.
+        unsafe {
+            let block = self.lay(kind, chunk, page, pages);
+            self.index(kind).policy.insert(block);
         }
     }
 
     /// Where a descriptor is.
     unsafe fn place(&self, desc: NonNull<Desc>) -> (NonNull<Chunk>, usize) {
-        let base = desc.addr().get() >> self.shift << self.shift;
-        // SAFETY: descriptors lie in the head of their chunk, which begins at a multiple of its length.
+        // SAFETY: the caller promises a descriptor of a chunk of ours.
         unsafe {
-            let chunk = desc.cast::<u8>().sub(desc.addr().get() - base).cast::<Chunk>();
+            let chunk = Chunk::of(desc, self.shift);
             (chunk, Chunk::page_of(chunk, desc))
         }
     }
@@ -309,9 +323,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 page -= size;
                 pages += size;
             }
-            self.lay(kind, chunk, page, pages);
-            let block = block_of(Chunk::desc(chunk, page), pages);
-            self.index(kind).policy.insert(block);
+            self.insert(kind, chunk, page, pages);
         }
     }
 
@@ -486,9 +498,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let Chunk { first, pages, .. } = *chunk.as_ptr();
             let (first, pages) = (first as usize, pages as usize);
             self.clean.pages += pages - first;
-            self.lay(CLEAN, chunk, first, pages - first);
-            let block = block_of(Chunk::desc(chunk, first), pages - first);
-            self.clean.policy.insert(block);
+            self.insert(CLEAN, chunk, first, pages - first);
             self.publish(chunk.addr().get(), chunk.as_ptr().cast());
         }
     }

@@ -28,6 +28,23 @@ pub(super) struct Outgoing {
 /// Objects go home when so many bytes of them are together.
 const OUTGOING_BYTES: usize = 64 << 10;
 
+impl Outgoing {
+    /// Whether an object is the one that was put here just before.
+    fn ends_with(&self, object: NonNull<u8>) -> bool {
+        self.objects[..self.count].last() == Some(&object.as_ptr())
+    }
+
+    /// Puts an object here, for which there is room.
+    fn add(&mut self, object: NonNull<u8>, entry: Entry) {
+        self.objects[self.count] = object.as_ptr();
+        self.entries[self.count] = entry;
+        // Whoever interrupts this thread finds the object first.
+        compiler_fence(Release);
+        self.count += 1;
+        self.bytes += TABLE[(entry & KIND) as usize].size as usize;
+    }
+}
+
 impl Local {
     /// Frees an object of another thread's slab, if there is room for it with those that go home.
     #[inline(never)]
@@ -43,16 +60,13 @@ impl Local {
         // SAFETY: the caller promises the part.
         unsafe {
             let outgoing = &mut (*local.as_ptr()).outgoing;
-            let again = outgoing.objects[..outgoing.count].last() == Some(&block.as_ptr());
-            if outgoing.count + 1 >= PARCEL || outgoing.bytes > OUTGOING_BYTES || again {
+            if outgoing.count + 1 >= PARCEL
+                || outgoing.bytes > OUTGOING_BYTES
+                || outgoing.ends_with(block)
+            {
                 return false;
             }
-            outgoing.objects[outgoing.count] = block.as_ptr();
-            outgoing.entries[outgoing.count] = entry;
-            // Whoever interrupts this thread finds the object first.
-            compiler_fence(Release);
-            outgoing.count += 1;
-            outgoing.bytes += TABLE[class].size as usize;
+            outgoing.add(block, entry);
         }
         true
     }
@@ -65,10 +79,9 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// The object was freed, and is of that class. The part is this thread's.
+    /// The object was freed, and is of a slab. The part is this thread's.
     pub(crate) unsafe fn free_elsewhere<R: Runs>(
         local: NonNull<Self>,
-        class: usize,
         object: NonNull<u8>,
         runs: &mut R,
     ) -> Result<(), HeapError> {
@@ -76,13 +89,10 @@ impl Local {
         unsafe {
             let entry = Self::entry(local, object.addr().get());
             let outgoing = &mut (*local.as_ptr()).outgoing;
-            if outgoing.objects[..outgoing.count].last() == Some(&object.as_ptr()) {
+            if outgoing.ends_with(object) {
                 return Err(HeapError::DoubleFree(object.addr().get()));
             }
-            outgoing.objects[outgoing.count] = object.as_ptr();
-            outgoing.entries[outgoing.count] = entry;
-            outgoing.count += 1;
-            outgoing.bytes += TABLE[class].size as usize;
+            outgoing.add(object, entry);
             if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
                 Self::send(local, runs);
             }
@@ -158,8 +168,7 @@ impl Local {
         unsafe {
             let (chunk, page) = Table::find(table, object.addr())?;
             let chunk = chunk.cast::<Chunk>();
-            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
-            NonNull::new(Chunk::desc(chunk, head).as_ref().owner.load(Relaxed))
+            NonNull::new(Chunk::desc(chunk, Chunk::head(chunk, page)).as_ref().owner.load(Relaxed))
         }
     }
 
@@ -193,11 +202,11 @@ impl Local {
             let Some((chunk, page)) = Self::locate(local, addr, runs) else {
                 return runs.misuse(HeapError::InvalidFree(addr));
             };
-            let class = (Chunk::entry(chunk, page).load(Relaxed) & KIND) as usize;
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            let class = (entry & KIND) as usize;
             if class >= ALL {
                 return runs.misuse(HeapError::InvalidFree(addr));
             }
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
             let ours = entry == (*local.as_ptr()).tag | class as u32;
             if ours && R::AT_HAND && !(*local.as_ptr()).orphan {
                 if let Err(error) = Self::push_slowly(local, class, object, runs) {

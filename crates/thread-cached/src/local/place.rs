@@ -31,7 +31,7 @@ impl Place {
         // SAFETY: the caller promises a page of a slab.
         unsafe {
             let fixed = TABLE.get_unchecked(class);
-            let head = page - usize::from(Chunk::desc(chunk, page).as_ref().delta);
+            let head = Chunk::head(chunk, page);
             let desc = Chunk::desc(chunk, head);
             let start = Chunk::page(chunk, head);
             let size = fixed.size as usize;

@@ -141,10 +141,8 @@ impl Local {
                     Ok(Some(run)) => Self::put_aside(local, run, runs),
                     Err(error) => runs.misuse(error),
                 }
-            } else {
-                if let Err(error) = Self::free_elsewhere(local, class, object, runs) {
-                    runs.misuse(error);
-                }
+            } else if let Err(error) = Self::free_elsewhere(local, object, runs) {
+                runs.misuse(error);
             }
         }
     }
@@ -213,10 +211,9 @@ impl Local {
                 Self::list(slabs, slab);
                 return None;
             }
-            if !slab.as_ref().listed {
-                Self::list(slabs, slab);
+            if slab.as_ref().listed {
+                Self::unlist(slabs, slab);
             }
-            Self::unlist(slabs, slab);
             Some(Self::run(slab))
         }
     }
@@ -270,8 +267,7 @@ impl Local {
         // SAFETY: the caller promises a slab of a chunk; its owner's tables know how long chunks are.
         unsafe {
             let shift = (*(*slab.as_ref().owner.load(Relaxed)).table).shift;
-            let base = slab.addr().get() >> shift << shift;
-            slab.cast::<u8>().sub(slab.addr().get() - base).cast()
+            Chunk::of(slab, shift)
         }
     }
 
@@ -350,7 +346,7 @@ impl Local {
         }
     }
 
-    /// Whether a slab is listed, or the current one, as its free objects ask for; and how many of its bits are set.
+    /// Whether a slab is listed, or the current one, as its free objects ask for.
     pub(crate) unsafe fn is_in_place(
         local: NonNull<Self>,
         class: usize,
