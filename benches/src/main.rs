@@ -101,11 +101,7 @@ fn bench(options: &Options) -> Result<bool> {
     }
     let folder = tempfile::tempdir().context("making a folder for compiled workloads")?;
     let scale = options.scale();
-    let prepared: Vec<Prepared> = workloads
-        .iter()
-        .enumerate()
-        .map(|(number, workload)| workload.prepare(scale, folder.path(), number))
-        .collect::<Result<_>>()?;
+    let prepared = Workload::prepare_all(&workloads, scale, folder.path())?;
     let samples = if options.verify {
         measure::verify(&prepared, &contenders, options.verify_limit())?
     } else {

@@ -61,6 +61,25 @@ pub struct Plan {
     pub part: Part,
 }
 
+impl Plan {
+    /// So many rounds of everything, in which what takes longer than `limit` is cut off, and nothing but time and
+    /// footprint.
+    #[must_use]
+    pub fn rounds(repetitions: usize, limit: Duration, seed: u64) -> Self {
+        Self {
+            repetitions,
+            width: None,
+            budget: None,
+            limit: Some(limit),
+            least_limit: Duration::ZERO,
+            slow: limit,
+            seed,
+            details: Details::NONE,
+            part: Part::WHOLE,
+        }
+    }
+}
+
 /// Passes beside those for time and footprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Details {

@@ -5,7 +5,6 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -19,12 +18,12 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use crate::contender::Contender;
-use crate::measure::{self, Details, Part, Plan};
+use crate::measure::{self, Part, Plan};
 use crate::progress::Progress;
 use crate::registry;
 use crate::statistics::{geometric_mean, median};
 use crate::summary::{self, Row, Skipped};
-use crate::workload::{Prepared, Scale, Workload};
+use crate::workload::{Scale, Workload};
 
 /// What the figures say of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,27 +96,12 @@ fn rows(
     seed: u64,
 ) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir().context("making a folder for compiled workloads")?;
-    let prepared = prepare(workloads, Scale { seed, operations }, folder.path())?;
+    let prepared = Workload::prepare_all(workloads, Scale { seed, operations }, folder.path())?;
     let contenders: Vec<&'static Contender> =
         names.iter().filter_map(|name| registry::contender(name)).collect();
-    let plan = Plan {
-        repetitions: rounds,
-        width: None,
-        budget: None,
-        limit: Some(Duration::from_secs(30)),
-        least_limit: Duration::ZERO,
-        slow: Duration::from_secs(30),
-        seed,
-        details: Details::NONE,
-        part: Part::WHOLE,
-    };
+    let plan = Plan::rounds(rounds, Duration::from_secs(30), seed);
     let samples = measure::measure(&prepared, &contenders, &plan)?;
     Ok(summary::summarise(&prepared, &contenders, &samples, &Skipped::new(), seed, Part::WHOLE))
-}
-
-fn prepare(workloads: &[Workload], scale: Scale, folder: &Path) -> Result<Vec<Prepared>> {
-    let prepare = |(number, workload): (usize, &Workload)| workload.prepare(scale, folder, number);
-    workloads.iter().enumerate().map(prepare).collect()
 }
 
 fn generated(name: &str) -> Result<Workload> {

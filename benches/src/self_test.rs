@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::contender::Contender;
-use crate::measure::{self, Details, Pair, Part, Plan, Sample};
+use crate::measure::{self, Pair, Plan, Sample};
 use crate::registry::{self, REFERENCE};
 use crate::statistics::{Difference, Timing, mean_ratio_interval, ratio_interval, typical};
 use crate::worker::{Finding, SLOWED};
@@ -56,17 +56,10 @@ pub fn run(repetitions: usize, seed: u64) -> Result<bool> {
     let mut together = vec![Vec::new(); CONTENDERS.len()];
     for (number, name) in WORKLOADS.into_iter().enumerate() {
         let prepared = prepare(name, folder.path(), number)?;
-        let plan = |repetitions| Plan {
-            repetitions,
-            width: None,
-            budget: None,
-            limit: Some(Duration::from_secs(60)),
-            least_limit: Duration::ZERO,
-            slow: Duration::ZERO,
-            seed: seed + number as u64,
-            details: Details::NONE,
-            part: Part::WHOLE,
-        };
+        let (limit, order) = (Duration::from_secs(60), seed + number as u64);
+        // The footprint is of no interest.
+        let plan =
+            |repetitions| Plan { slow: Duration::ZERO, ..Plan::rounds(repetitions, limit, order) };
         // How much three percent are.
         let plain: Vec<&'static Contender> =
             CONTENDERS.into_iter().filter_map(registry::contender).collect();

@@ -34,7 +34,7 @@ use anyhow::{Context, Result, ensure};
 use heapwright_trace::record::{self, Which};
 
 use crate::contender::{Contender, Kind};
-use crate::measure::{self, Details, Pair, Part, Plan, Sample};
+use crate::measure::{self, Pair, Part, Plan, Sample};
 use crate::programs;
 use crate::registry::{self, REFERENCE};
 use crate::statistics::{
@@ -283,22 +283,8 @@ fn told(
     record(program.command, recorder, &trace)?;
     let workloads = [Workload::program(program.command), Workload::given(&trace)];
     let scale = Scale { seed, operations: 0 };
-    let prepared = workloads
-        .iter()
-        .enumerate()
-        .map(|(number, workload)| workload.prepare(scale, folder.path(), number))
-        .collect::<Result<Vec<_>>>()?;
-    let plan = Plan {
-        repetitions: rounds,
-        width: None,
-        budget: Some(BUDGET),
-        limit: Some(patience),
-        least_limit: Duration::ZERO,
-        slow: patience,
-        seed,
-        details: Details::NONE,
-        part: Part::WHOLE,
-    };
+    let prepared = Workload::prepare_all(&workloads, scale, folder.path())?;
+    let plan = Plan { budget: Some(BUDGET), ..Plan::rounds(rounds, patience, seed) };
     let samples = measure::measure(&prepared, contenders, &plan)?;
     let rows =
         summary::summarise(&prepared, contenders, &samples, &Skipped::new(), seed, Part::WHOLE);

@@ -171,6 +171,16 @@ impl Workload {
         }
     }
 
+    /// [Prepares](Self::prepare) several, each under its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workload::prepare`].
+    pub fn prepare_all(workloads: &[Self], scale: Scale, folder: &Path) -> Result<Vec<Prepared>> {
+        let numbered = workloads.iter().enumerate();
+        numbered.map(|(number, workload)| workload.prepare(scale, folder, number)).collect()
+    }
+
     /// Loads and compiles it, and writes it into `folder` as a file named after `number`.
     ///
     /// # Errors

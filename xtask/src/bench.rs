@@ -153,20 +153,22 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
             command.arg("--libraries").arg(folder);
         }
     }
-    // What the user typed, as it was typed.
-    let arguments: Vec<OsString> =
-        std::env::args_os().skip_while(|argument| argument != "bench").skip(1).collect();
-    let status = command.args(arguments).status().context("running the harness")?;
-    Ok(exit_code(status))
+    run(command.args(typed("bench").skip(1)))
+}
+
+/// What the user typed, as it was typed, from a subcommand on.
+fn typed(subcommand: &str) -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip_while(move |argument| argument != subcommand)
+}
+
+fn run(harness: &mut Command) -> Result<ExitCode> {
+    Ok(exit_code(harness.status().context("running the harness")?))
 }
 
 /// `cargo xtask reproduce`.
 pub(crate) fn reproduce() -> Result<ExitCode> {
     let harness = Harness::build_with(&["matrix"])?;
-    let arguments = std::env::args_os().skip_while(|argument| argument != "reproduce");
-    let status =
-        Command::new(&harness.program).args(arguments).status().context("running the harness")?;
-    Ok(exit_code(status))
+    run(Command::new(&harness.program).args(typed("reproduce")))
 }
 
 /// `cargo xtask truth`.
@@ -175,24 +177,15 @@ pub(crate) fn truth() -> Result<ExitCode> {
     let libraries = preload::build(&preload::servants())?;
     let folder = libraries.first().and_then(|path| path.parent()).context("no strategy")?;
     let recorder = record::build()?;
-    let arguments = std::env::args_os().skip_while(|argument| argument != "truth");
-    let status = Command::new(&harness.program)
-        .args(arguments)
-        .arg("--libraries")
-        .arg(folder)
-        .arg("--recorder")
-        .arg(recorder)
-        .status()
-        .context("running the harness")?;
-    Ok(exit_code(status))
+    let mut command = Command::new(&harness.program);
+    command.args(typed("truth")).arg("--libraries").arg(folder).arg("--recorder").arg(recorder);
+    run(&mut command)
 }
 
 /// `cargo xtask merge`.
 pub(crate) fn merge() -> Result<ExitCode> {
     let harness = Harness::without_peers()?;
-    let arguments = std::env::args_os().skip_while(|argument| argument != "merge");
-    let status = harness.command().args(arguments).status().context("running the harness")?;
-    Ok(exit_code(status))
+    run(harness.command().args(typed("merge")))
 }
 
 /// `cargo xtask replay`.
@@ -203,11 +196,7 @@ pub(crate) fn replay(options: &ReplayOptions) -> Result<ExitCode> {
     if let Some((_, reason)) = harness.skipped.iter().find(|(name, _)| name == contender.name) {
         bail!("{} cannot be built on this machine: {reason}", contender.name);
     }
-    let arguments: Vec<OsString> =
-        std::env::args_os().skip_while(|argument| argument != "replay").collect();
-    let status =
-        Command::new(&harness.program).args(arguments).status().context("running the harness")?;
-    Ok(exit_code(status))
+    run(Command::new(&harness.program).args(typed("replay")))
 }
 
 /// The code to end with when a program that we ran ended so.
