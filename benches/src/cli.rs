@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long)]
     pub verify: bool,
 
-    /// Measure these beside time and footprint
+    /// Measure these beside time and footprint; costs only if asked for, for it takes minutes
     #[arg(
         long,
         value_name = "PASS,…",
@@ -142,6 +142,9 @@ pub enum Detail {
     Timeline,
     /// Page faults, system calls, instructions, cache misses
     Counts,
+    /// Instructions, cache misses and atomic operations for each operation, the same on every machine, and system calls;
+    /// counted by callgrind, which needs valgrind and seconds for each pair; of at most 500,000 operations
+    Costs,
     /// None of them
     None,
 }
@@ -300,7 +303,9 @@ impl Options {
             details: Details {
                 latency: self.passes.contains(&Detail::Latency),
                 timeline: self.passes.contains(&Detail::Timeline),
-                counts: self.passes.contains(&Detail::Counts),
+                counts: self.passes.contains(&Detail::Counts)
+                    || self.passes.contains(&Detail::Costs),
+                costs: self.passes.contains(&Detail::Costs),
             },
             part: self.partition,
         }

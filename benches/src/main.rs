@@ -14,6 +14,7 @@ use heapwright_benches::cli::{
 use heapwright_benches::contender::Contender;
 use heapwright_benches::environment::Environment;
 use heapwright_benches::measure::{self, Part, Plan, Sample};
+use heapwright_benches::passes::costs;
 use heapwright_benches::registry::FLOOR;
 use heapwright_benches::summary::{self, Row, Status};
 use heapwright_benches::worker::{self, Finding, Pass};
@@ -106,6 +107,9 @@ fn bench(options: &Options) -> Result<bool> {
         measure::verify(&prepared, &contenders, options.verify_limit())?
     } else {
         let plan = options.plan();
+        if plan.details.costs {
+            costs::available()?;
+        }
         eprintln!("{}", announcement(prepared.len(), contenders.len(), &plan));
         measure::measure(&prepared, &contenders, &plan)?
     };
@@ -304,7 +308,10 @@ fn one(contender: &Contender, prepared: &Prepared, pass: Pass, limit: Duration) 
                 cut(partial)
             );
         }
-        found @ (Finding::Latency { .. } | Finding::Timeline { .. } | Finding::Counts { .. }) => {
+        found @ (Finding::Latency { .. }
+        | Finding::Timeline { .. }
+        | Finding::Counts { .. }
+        | Finding::Costs { .. }) => {
             println!("{name}: {}", serde_json::to_string(&found)?);
         }
         Finding::Failed { reason } => {

@@ -29,6 +29,7 @@ use rand::seq::SliceRandom;
 
 use crate::contender::{Contender, Kind};
 use crate::footprint::tolerance;
+use crate::passes::costs;
 use crate::programs;
 use crate::progress::Progress;
 use crate::registry::REFERENCE;
@@ -89,11 +90,13 @@ pub struct Details {
     pub timeline: bool,
     /// Page faults, system calls, instructions.
     pub counts: bool,
+    /// Instructions, cache misses and atomic operations, by callgrind.
+    pub costs: bool,
 }
 
 impl Details {
     /// None of them.
-    pub const NONE: Self = Self { latency: false, timeline: false, counts: false };
+    pub const NONE: Self = Self { latency: false, timeline: false, counts: false, costs: false };
 }
 
 /// A part of all pairs: the `number`-th of `of`, from 1. The reference, which ratios need, is in every part that has
@@ -199,12 +202,12 @@ pub fn measure(
         }
     }
 
-    let has_footprint = |pair: &Pair| contenders[pair.contender].kind != Kind::Floor;
+    let is_floor = |pair: &Pair| contenders[pair.contender].kind == Kind::Floor;
     let inexact: Vec<Pair> = states
         .iter()
         .filter(|state| state.needs_footprint(plan.slow))
         .map(|state| state.pair)
-        .filter(has_footprint)
+        .filter(|pair| !is_floor(pair))
         .collect();
     progress.advance((states.len() - inexact.len()) as u64);
     samples.extend(run.each(&inexact, Pass::Footprint, "footprint", processors(), &progress)?);
@@ -213,20 +216,23 @@ pub fn measure(
         .iter()
         .filter(|state| !state.over && state.cost() < plan.slow)
         .filter(|state| workloads[state.pair.workload].program.is_none())
-        .filter(|state| contenders[state.pair.contender].kind != Kind::Floor)
         .map(|state| state.pair)
         .collect();
-    let Details { latency, timeline, counts } = plan.details;
+    let Details { latency, timeline, counts, costs } = plan.details;
     for (wanted, pass, what) in [
         (latency, Pass::Latency, "latency"),
         (timeline, Pass::Timeline, "footprint over time"),
         (counts, Pass::Counts, "counts"),
+        (costs, Pass::Costs, "costs, by callgrind"),
     ] {
         if wanted {
-            progress.expect(quick.len() as u64);
+            // The harness's own costs are known by themselves; of the rest it has nothing.
+            let has_this = |pair: &Pair| pass == Pass::Costs || !is_floor(pair);
+            let pairs: Vec<Pair> = quick.iter().copied().filter(has_this).collect();
+            progress.expect(pairs.len() as u64);
             // A clock inside wants the processor for itself.
             let workers = if pass == Pass::Latency { 1 } else { processors() };
-            samples.extend(run.each(&quick, pass, what, workers, &progress)?);
+            samples.extend(run.each(&pairs, pass, what, workers, &progress)?);
         }
     }
 
@@ -442,7 +448,10 @@ impl Run<'_> {
     fn work(&self, pair: Pair, pass: Pass) -> Result<Sample> {
         let script = &self.workloads[pair.workload].script;
         let contender = self.contenders[pair.contender];
-        let limit = self.limits[pair.workload];
+        let limit = match pass {
+            Pass::Costs => costs::LIMIT,
+            _ => self.limits[pair.workload],
+        };
         let finding = match &self.workloads[pair.workload].program {
             Some(command) => programs::run(&self.program, command, contender, limit)?,
             None => work(&self.program, script, contender.name, pass, limit)?,

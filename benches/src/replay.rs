@@ -324,7 +324,9 @@ impl Course<'_> {
     /// Operations between two looks at the stop flag.
     const CHUNK: usize = 1024;
 
-    /// Carries out the operations of a round, and says how many it came through.
+    /// Carries out the operations of a round, and says how many it came through. A function of its own, with
+    /// [`Course::wait_long`]: what they [cost](crate::passes::costs) is counted between their doors.
+    #[inline(never)]
     fn round<O: Observer>(
         &self,
         ops: &[Op],
@@ -385,6 +387,7 @@ impl Course<'_> {
     /// Looks again and again, for a moment without letting go of the processor; then others run in between, which on a
     /// machine with fewer processors than streams may be those that are waited for.
     #[cold]
+    #[inline(never)]
     fn wait_long(&self, mailbox: &AtomicPtr<u8>) -> *mut u8 {
         const MOMENT: u32 = 100;
         let mut looks = 0_u32;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::contender::{self, Contender};
 use crate::environment::Environment;
 use crate::measure::{self, Pair, Part, Sample};
+use crate::passes::costs::Costs;
 use crate::passes::counts::Counts;
 use crate::passes::fragmentation::fragmentation;
 use crate::passes::heap_map::HeapMap;
@@ -95,6 +96,9 @@ pub struct Row {
     /// What the kernel and the processor were made to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// Instructions, cache misses and atomic operations, simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Costs>,
     /// Numbers 1 to 4 of Johnstone and Wilson (1998), of resident bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fragmentation: Option<[f64; 4]>,
@@ -137,6 +141,7 @@ impl Row {
             timeline: None,
             heap_map: None,
             counts: None,
+            costs: None,
             fragmentation: None,
             environment: None,
         }
@@ -246,6 +251,7 @@ fn row(
         match finding {
             Finding::Latency { latency, .. } => row.latency = Some(latency.clone()),
             Finding::Counts { counts, .. } => row.counts = Some(counts.clone()),
+            Finding::Costs { costs } => row.costs = Some(costs.clone()),
             Finding::Timeline { timeline, heap_map, .. } => {
                 let peaks = row.peak_footprint.map(|held| (peak_live, held));
                 row.fragmentation = fragmentation(timeline, peaks);

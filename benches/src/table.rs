@@ -7,29 +7,100 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, TableStyle};
 use indicatif::HumanCount;
 
 use crate::contender::Kind;
+use crate::passes::costs;
 use crate::registry::REFERENCE;
 use crate::statistics::geometric_mean;
 use crate::summary::{Row, Status, unique};
 use crate::workload;
 
-/// Both tables, and what there is to say about missing figures.
+/// The tables, and what there is to say about missing figures.
 #[must_use]
 pub fn render(rows: &[Row]) -> String {
     let mut text = String::new();
     let times = |row: &Row| row.relative_time;
     let _ = writeln!(text, "Time relative to {REFERENCE} (lower is better)\n");
-    let _ = writeln!(text, "{}", table(rows, times, &time_heads(rows)));
+    let _ = writeln!(text, "{}", table(rows, RATIO, times, &time_heads(rows)));
     if rows.iter().any(|row| row.footprint_ratio.is_some()) {
         let _ = writeln!(text, "\nPeak footprint over peak live bytes (lower is better)\n");
-        let _ = writeln!(text, "{}", table(rows, |row| row.footprint_ratio, &live_heads(rows)));
+        let _ =
+            writeln!(text, "{}", table(rows, RATIO, |row| row.footprint_ratio, &live_heads(rows)));
     }
     let programs: Vec<Row> =
         rows.iter().filter(|row| row.workload_kind == workload::Kind::Program).cloned().collect();
     if !programs.is_empty() {
         let _ = writeln!(text, "\nPeak resident memory of programs relative to {REFERENCE}\n");
-        let _ = writeln!(text, "{}", table(&programs, |row| row.relative_footprint, &Heads::new()));
+        let footprints = |row: &Row| row.relative_footprint;
+        let _ = writeln!(text, "{}", table(&programs, RATIO, footprints, &Heads::new()));
+    }
+    if rows.iter().any(|row| row.costs.is_some()) {
+        text.push_str(&costs(rows));
     }
     text.push_str(&notes(rows));
+    text
+}
+
+/// A kind of figures: how many decimals they have, and how they are summed up.
+#[derive(Clone, Copy)]
+struct Style {
+    decimals: usize,
+    mean: fn(&[f64]) -> Option<f64>,
+}
+
+const RATIO: Style = Style { decimals: 2, mean: geometric_mean };
+
+fn arithmetic_mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// What the processor and the kernel have to do for an operation.
+fn costs(rows: &[Row]) -> String {
+    type Figure = fn(&Row) -> Option<f64>;
+    let tables: [(&str, usize, Figure); 5] = [
+        ("Instructions for each operation", 1, |row| {
+            row.costs.as_ref()?.each(|costs| costs.instructions)
+        }),
+        ("Misses of the first cache for data, for each operation", 2, |row| {
+            row.costs.as_ref()?.each(|costs| costs.data_misses)
+        }),
+        ("Misses of the last cache for each operation", 3, |row| {
+            row.costs.as_ref()?.each(|costs| costs.last_level_misses)
+        }),
+        ("Atomic operations for each operation", 4, |row| {
+            row.costs.as_ref()?.each(|costs| costs.atomics)
+        }),
+        ("System calls for a million operations", 0, |row| {
+            let calls: u64 = row.counts.as_ref()?.system_calls.as_ref()?.values().sum();
+            (row.operations > 0).then(|| 1e6 * calls as f64 / row.operations as f64)
+        }),
+    ];
+    let mut text = String::new();
+    for (title, decimals, figure) in tables {
+        let floors = rows.iter().filter(|row| row.kind == Kind::Floor);
+        let floors = floors
+            .filter_map(|row| Some((row.workload.clone(), format!("{:.decimals$}", figure(row)?))));
+        let heads: Heads = vec![("the harness alone", floors.collect())];
+        let style = Style { decimals, mean: arithmetic_mean };
+        let _ = writeln!(text, "\n{title}\n\n{}", table(rows, style, figure, &heads));
+    }
+    let costs = || rows.iter().filter_map(|row| row.costs.as_ref());
+    let means = unique(costs().map(|costs| costs.means.as_str()).filter(|means| !means.is_empty()));
+    if !means.is_empty() {
+        let _ = writeln!(
+            text,
+            "\ncosts: by {}, of up to {} operations, the harness's own included; their means are arithmetic",
+            means.join(", "),
+            HumanCount(costs::MOST)
+        );
+    }
+    let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for row in rows {
+        if let Some(reason) = row.costs.as_ref().and_then(|costs| costs.unavailable.as_deref()) {
+            reasons.entry((&row.contender, reason)).or_default().push(&row.workload);
+        }
+    }
+    for ((contender, reason), workloads) in reasons {
+        let _ = writeln!(text, "no costs of {contender} on {}: {reason}", workloads.join(", "));
+    }
     text
 }
 
@@ -58,7 +129,12 @@ fn live_heads(rows: &[Row]) -> Heads {
     vec![("peak live, MiB", live.collect())]
 }
 
-fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> Table {
+fn table(
+    rows: &[Row],
+    Style { decimals, mean }: Style,
+    figure: impl Fn(&Row) -> Option<f64>,
+    heads: &Heads,
+) -> Table {
     let workloads = unique(rows.iter().map(|row| row.workload.as_str()));
     let contenders = unique(rows.iter().map(|row| (row.kind, row.contender.as_str())));
     let mut table = Table::new();
@@ -78,7 +154,7 @@ fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> T
                 let cells: Vec<&Row> =
                     rows.iter().filter(|row| row.contender == *contender).collect();
                 let figures: Vec<f64> = cells.iter().filter_map(|row| figure(row)).collect();
-                (figures.len() < workloads.len(), geometric_mean(&figures), *contender, cells)
+                (figures.len() < workloads.len(), mean(&figures), *contender, cells)
             })
             .collect();
         // The best first; those that did not run everything last, for their means compare with nobody's.
@@ -95,7 +171,7 @@ fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> T
             let mean = match mean {
                 Some(mean) => {
                     format!(
-                        "{}{mean:.2}{}",
+                        "{}{mean:.decimals$}{}",
                         if slow { ">" } else { "" },
                         if incomplete { "*" } else { "" }
                     )
@@ -104,7 +180,7 @@ fn table(rows: &[Row], figure: impl Fn(&Row) -> Option<f64>, heads: &Heads) -> T
             };
             let cell = |workload: &&str| {
                 let row = cells.iter().find(|row| row.workload == *workload);
-                row.map_or_else(String::new, |row| cell(row, figure(row)))
+                row.map_or_else(String::new, |row| cell(row, figure(row), decimals))
             };
             table.add_row(
                 [format!("  {contender}"), mean].into_iter().chain(workloads.iter().map(cell)),
@@ -128,11 +204,11 @@ fn heading(kind: Kind) -> &'static str {
     }
 }
 
-fn cell(row: &Row, figure: Option<f64>) -> String {
+fn cell(row: &Row, figure: Option<f64>, decimals: usize) -> String {
     match (row.status, figure) {
         (Status::Failed, _) => "FAILED".to_owned(),
-        (Status::Slow, Some(figure)) => format!(">{figure:.2}"),
-        (_, Some(figure)) => format!("{figure:.2}"),
+        (Status::Slow, Some(figure)) => format!(">{figure:.decimals$}"),
+        (_, Some(figure)) => format!("{figure:.decimals$}"),
         (_, None) => "-".to_owned(),
     }
 }
@@ -183,6 +259,7 @@ fn notes(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::passes::costs::Costs;
 
     fn row(
         workload: &str,
@@ -235,6 +312,33 @@ mod tests {
             place("FAILED:\n  broken on gcc, git: because broken is so") > place("Cut off at the")
         );
         assert!(text.contains(" 123 ") && text.contains("peak live, MiB"), "{text}");
+    }
+
+    #[test]
+    fn costs_are_shown_where_they_were_counted() {
+        let mut rows = [
+            row("gcc", "quick", Kind::Strategy, Status::Measured, Some(0.5)),
+            row("gcc", "glibc", Kind::Peer, Status::Measured, Some(1.0)),
+            row("gcc", "floor", Kind::Floor, Status::Measured, Some(0.1)),
+        ];
+        assert!(!render(&rows).contains("Atomic"));
+        let costs = |atomics| Costs {
+            means: "callgrind 3.19.0".to_owned(),
+            operations: 2000,
+            instructions: 200_200,
+            atomics,
+            ..Costs::default()
+        };
+        rows[0].costs = Some(costs(5));
+        rows[1].costs = Some(Costs { unavailable: Some("it fled".to_owned()), ..Costs::default() });
+        rows[2].costs = Some(costs(0));
+        let text = render(&rows);
+        let (_, text) = text.split_once("Instructions for each operation").unwrap();
+        let (instructions, text) = text.split_once("Atomic operations").unwrap();
+        assert!(instructions.contains(" 100.1\n"), "{instructions}");
+        assert!(text.contains("0.0025 0.0025\n") && text.contains("0.0000\n"), "{text}");
+        assert!(text.contains("by callgrind 3.19.0,"), "{text}");
+        assert!(text.contains("no costs of glibc on gcc: it fled"), "{text}");
     }
 
     #[test]

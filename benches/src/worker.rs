@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::contender::{Contender, Kind as Maker};
 use crate::floor::Floor;
 use crate::footprint::{Footprint, HighWater, Meter, Watch};
+use crate::passes::costs::{self, Costs, Turns};
 use crate::passes::counts::{self, Counters, Counts, Marker, Traced};
 use crate::passes::heap_map::HeapMap;
 use crate::passes::latency::{Clock, Latency, Stopwatch, Timed};
@@ -48,11 +49,20 @@ pub enum Pass {
     Timeline,
     /// Page faults, system calls, instructions, cache misses.
     Counts,
+    /// Instructions, cache misses and atomic operations, by callgrind.
+    Costs,
 }
 
 impl Pass {
-    const ALL: [Self; 6] =
-        [Self::Time, Self::Footprint, Self::Verify, Self::Latency, Self::Timeline, Self::Counts];
+    const ALL: [Self; 7] = [
+        Self::Time,
+        Self::Footprint,
+        Self::Verify,
+        Self::Latency,
+        Self::Timeline,
+        Self::Counts,
+        Self::Costs,
+    ];
 
     /// Its name in the worker's arguments.
     #[must_use]
@@ -64,6 +74,7 @@ impl Pass {
             Self::Latency => "latency",
             Self::Timeline => "timeline",
             Self::Counts => "counts",
+            Self::Costs => "costs",
         }
     }
 }
@@ -139,6 +150,11 @@ pub enum Finding {
         /// The time limit ended the replay.
         partial: bool,
     },
+    /// From [`Pass::Costs`].
+    Costs {
+        /// What was counted; of fewer operations than there are, where that is many.
+        costs: Costs,
+    },
     /// The contender did not do what was asked, or the worker could not.
     Failed {
         /// What went wrong.
@@ -169,10 +185,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     };
     let contender =
         registry::contender(name).with_context(|| format!("there is no contender {name}"))?;
-    let finding = if pass == Pass::Counts && !traced {
-        counts_of_another(arguments)
-    } else {
-        work(Path::new(script), contender, slowdown, pass, limit)
+    let finding = match pass {
+        Pass::Counts if !traced => counts_of(another(arguments)?),
+        Pass::Costs if !traced => Ok(costs_of(&another(arguments)?)),
+        _ => work(Path::new(script), contender, slowdown, pass, limit),
     };
     let finding = finding.unwrap_or_else(|error| Finding::Failed { reason: format!("{error:#}") });
     let mut line = serde_json::to_string(&finding)?;
@@ -183,14 +199,19 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
 /// Behind a contender's name and before the nanoseconds by which each of its calls is to be slower.
 pub const SLOWED: &str = "+ns=";
 
-/// The last argument of a worker that another one traces.
+/// The last argument of a worker that another one traces, or runs under callgrind.
 const TRACED: &str = "traced";
 
-/// Starts another worker for the same and traces it: its own counts, and its system calls.
-fn counts_of_another(arguments: &[OsString]) -> Result<Finding> {
+/// Another worker for the same, which somebody looks at.
+fn another(arguments: &[OsString]) -> Result<Command> {
     let program = std::env::current_exe().context("finding this program's own file")?;
     let mut command = Command::new(program);
     command.arg(COMMAND).args(arguments).arg(TRACED);
+    Ok(command)
+}
+
+/// Traces another worker: its own counts, and its system calls.
+fn counts_of(command: Command) -> Result<Finding> {
     let Traced { output, system_calls } = counts::trace(command)?;
     let mut finding = serde_json::from_str(&output).context("the traced worker's answer")?;
     if let Finding::Counts { counts, .. } = &mut finding {
@@ -200,6 +221,22 @@ fn counts_of_another(arguments: &[OsString]) -> Result<Finding> {
         }
     }
     Ok(finding)
+}
+
+/// Runs another worker under callgrind: it knows how many operations it carried out, and callgrind what they cost. What
+/// fails there may still work: other passes know.
+fn costs_of(command: &Command) -> Finding {
+    let counted = || -> Result<Costs> {
+        let (output, counted) = costs::count(command)?;
+        match serde_json::from_str(&output).context("the worker's answer under callgrind")? {
+            Finding::Costs { costs: Costs { operations, .. } } => {
+                Ok(Costs { operations, ..counted })
+            }
+            Finding::Failed { reason } => bail!(reason),
+            other => bail!("not what was asked for: {other:?}"),
+        }
+    };
+    Finding::Costs { costs: counted().unwrap_or_else(Costs::unavailable) }
 }
 
 fn work(
@@ -314,6 +351,17 @@ fn work(
                     counters.stop(&mut counts);
                     markers.iter().for_each(|marker| marker.add_to(&mut counts));
                     Finding::Counts { counts, partial: partial(operations) }
+                }
+                Err(refused) => refused.into(),
+            }
+        }
+        Pass::Costs => {
+            let turns = |_| Turns::new(streams.len(), &STOP);
+            let mut observers: Vec<_> = streams.iter().map(turns).collect();
+            (contender.prepare)();
+            match replay::run(heap, &streams, &mut tables, &STOP, &mut observers) {
+                Ok(Progress { operations, .. }) => {
+                    Finding::Costs { costs: Costs { operations, ..Costs::default() } }
                 }
                 Err(refused) => refused.into(),
             }

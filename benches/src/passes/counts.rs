@@ -155,7 +155,9 @@ fn open(event: impl Event) -> Result<Counter, String> {
     let mut builder = perf_event::Builder::new(event);
     builder.inherit(true).build().map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => {
-            format!("the processor, or the virtual machine, has no such counter ({error})")
+            format!(
+                "the processor, or the virtual machine, has no such counter ({error}); --passes costs simulates one"
+            )
         }
         Some(libc::EACCES | libc::EPERM) => format!(
             "the kernel does not permit it ({error}); see /proc/sys/kernel/perf_event_paranoid"

@@ -5,6 +5,7 @@ use std::io;
 use anyhow::Result;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
+use crate::passes::costs::Costs;
 use crate::passes::latency::Distribution;
 use crate::summary::{Row, Status};
 
@@ -52,6 +53,11 @@ const COLUMNS: &[Column] = &[
     }),
     ("instructions", |record| text(&record.counts.as_ref().and_then(|counts| counts.instructions))),
     ("cache_misses", |record| text(&record.counts.as_ref().and_then(|counts| counts.cache_misses))),
+    ("costs_operations", |record| cost(record, |costs| costs.operations)),
+    ("costs_instructions", |record| cost(record, |costs| costs.instructions)),
+    ("costs_data_misses", |record| cost(record, |costs| costs.data_misses)),
+    ("costs_last_level_misses", |record| cost(record, |costs| costs.last_level_misses)),
+    ("costs_atomics", |record| cost(record, |costs| costs.atomics)),
     ("fragmentation_1", |record| text(&record.fragmentation.map(|numbers| numbers[0]))),
     ("fragmentation_2", |record| text(&record.fragmentation.map(|numbers| numbers[1]))),
     ("fragmentation_3", |record| text(&record.fragmentation.map(|numbers| numbers[2]))),
@@ -156,6 +162,10 @@ fn text<T: ToString>(value: &Option<T>) -> String {
 
 fn end(interval: Option<[f64; 2]>, end: usize) -> String {
     text(&interval.map(|interval| interval[end]))
+}
+
+fn cost(record: &Row, figure: fn(&Costs) -> u64) -> String {
+    text(&record.costs.as_ref().filter(|costs| costs.operations > 0).map(figure))
 }
 
 fn call(record: &Row, operation: &str, figure: fn(&Distribution) -> u64) -> String {

@@ -530,18 +530,25 @@ function drawTables() {
   const calls = ["allocate", "free", "reallocate"].flatMap((call) => ["p50", "p99", "p999", "max"].map((part) =>
     figure(`${call} ${part.replace("p999", "p99.9")}`, (row) => row.latency?.[call]?.[part], nanoseconds)));
   table("t-latency", records().filter((row) => row.latency), [name, ...workload, ...calls]);
-  const counted = records().filter((row) => row.counts);
+  const counted = records().filter((row) => row.counts || row.costs);
   const total = (calls) => calls && Object.values(calls).reduce((sum, calls) => sum + calls, 0);
   const most = (calls) => Object.entries(calls || {}).sort((one, other) => other[1] - one[1]).slice(0, 3).map(([call, times]) => `${call} ${number.format(times)}`).join(", ");
+  const each = (title, name) =>
+    figure(title, (row) => (row.costs?.operations ? row.costs[name] / row.costs.operations : undefined), (value) => value.toFixed(4), () => "", "By callgrind, the harness’s own cost included");
   table("t-counts", counted, [
     name, ...workload,
-    figure("minor faults", (row) => row.counts.minor_faults, number.format),
-    figure("major faults", (row) => row.counts.major_faults, number.format),
-    figure("system calls", (row) => total(row.counts.system_calls), number.format, (row) => most(row.counts.system_calls)),
-    figure("instructions", (row) => row.counts.instructions, count),
-    figure("cache misses", (row) => row.counts.cache_misses, count),
+    figure("minor faults", (row) => row.counts?.minor_faults, number.format),
+    figure("major faults", (row) => row.counts?.major_faults, number.format),
+    figure("system calls", (row) => total(row.counts?.system_calls), number.format, (row) => most(row.counts?.system_calls)),
+    figure("instructions", (row) => row.counts?.instructions, count),
+    figure("cache misses", (row) => row.counts?.cache_misses, count),
+    each("instructions / operation", "instructions"),
+    each("first-level misses / operation", "data_misses"),
+    each("last-level misses / operation", "last_level_misses"),
+    each("atomics / operation", "atomics"),
   ]);
-  $("unavailable").replaceChildren(...unique(counted.flatMap((row) => row.counts.unavailable || [])).map((reason) =>
+  const unavailable = counted.flatMap((row) => [...(row.counts?.unavailable || []), ...(row.costs?.unavailable ? [`costs of ${row.contender}: ${row.costs.unavailable}`] : [])]);
+  $("unavailable").replaceChildren(...unique(unavailable).map((reason) =>
     Object.assign(document.createElement("li"), { textContent: "Not measured: " + reason })));
   table("t-fragmentation", records().filter((row) => row.fragmentation), [
     name, ...workload, ...[0, 1, 2, 3].map((which) => figure(`${which + 1}`, (row) => row.fragmentation[which])),
