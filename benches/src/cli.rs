@@ -142,8 +142,8 @@ pub enum Detail {
     Timeline,
     /// Page faults, system calls, instructions, cache misses
     Counts,
-    /// Instructions, cache misses and atomic operations for each operation, the same on every machine, and system calls;
-    /// counted by callgrind, which needs valgrind and seconds for each pair; of at most 500,000 operations
+    /// Instructions, cache misses, atomic operations and locks for each operation, the same on every machine, and system
+    /// calls; counted by callgrind, which needs valgrind and seconds for each pair; of at most 500,000 operations
     Costs,
     /// None of them
     None,

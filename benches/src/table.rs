@@ -55,7 +55,7 @@ fn arithmetic_mean(values: &[f64]) -> Option<f64> {
 /// What the processor and the kernel have to do for an operation.
 fn costs(rows: &[Row]) -> String {
     type Figure = fn(&Row) -> Option<f64>;
-    let tables: [(&str, usize, Figure); 5] = [
+    let tables: [(&str, usize, Figure); 6] = [
         ("Instructions for each operation", 1, |row| {
             row.costs.as_ref()?.each(|costs| costs.instructions)
         }),
@@ -68,6 +68,10 @@ fn costs(rows: &[Row]) -> String {
         ("Atomic operations for each operation", 4, |row| {
             row.costs.as_ref()?.each(|costs| costs.atomics)
         }),
+        ("Locks taken for each operation", 4, |row| {
+            let costs = row.costs.as_ref()?;
+            costs.locks.and_then(|locks| costs.each(|_| locks))
+        }),
         ("System calls for a million operations", 0, |row| {
             let calls: u64 = row.counts.as_ref()?.system_calls.as_ref()?.values().sum();
             (row.operations > 0).then(|| 1e6 * calls as f64 / row.operations as f64)
@@ -75,12 +79,20 @@ fn costs(rows: &[Row]) -> String {
     ];
     let mut text = String::new();
     for (title, decimals, figure) in tables {
+        let has_figures = |row: &&Row| {
+            rows.iter().any(|other| other.contender == row.contender && figure(other).is_some())
+        };
+        let rows: Vec<Row> = rows.iter().filter(has_figures).cloned().collect();
         let floors = rows.iter().filter(|row| row.kind == Kind::Floor);
-        let floors = floors
-            .filter_map(|row| Some((row.workload.clone(), format!("{:.decimals$}", figure(row)?))));
-        let heads: Heads = vec![("the harness alone", floors.collect())];
+        let floors: BTreeMap<_, _> = floors
+            .filter_map(|row| Some((row.workload.clone(), format!("{:.decimals$}", figure(row)?))))
+            .collect();
+        let heads =
+            if floors.is_empty() { Heads::new() } else { vec![("the harness alone", floors)] };
         let style = Style { decimals, mean: arithmetic_mean };
-        let _ = writeln!(text, "\n{title}\n\n{}", table(rows, style, figure, &heads));
+        if !rows.is_empty() {
+            let _ = writeln!(text, "\n{title}\n\n{}", table(&rows, style, figure, &heads));
+        }
     }
     let costs = || rows.iter().filter_map(|row| row.costs.as_ref());
     let means = unique(costs().map(|costs| costs.means.as_str()).filter(|means| !means.is_empty()));
@@ -327,6 +339,7 @@ mod tests {
             operations: 2000,
             instructions: 200_200,
             atomics,
+            locks: Some(atomics / 5).filter(|&locks| locks > 0),
             ..Costs::default()
         };
         rows[0].costs = Some(costs(5));
@@ -337,6 +350,8 @@ mod tests {
         let (instructions, text) = text.split_once("Atomic operations").unwrap();
         assert!(instructions.contains(" 100.1\n"), "{instructions}");
         assert!(text.contains("0.0025 0.0025\n") && text.contains("0.0000\n"), "{text}");
+        let (_, locks) = text.split_once("Locks").unwrap();
+        assert!(locks.contains("0.0005 0.0005\n") && !locks.contains("alone"), "{text}");
         assert!(text.contains("by callgrind 3.19.0,"), "{text}");
         assert!(text.contains("no costs of glibc on gcc: it fled"), "{text}");
     }

@@ -187,7 +187,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
         registry::contender(name).with_context(|| format!("there is no contender {name}"))?;
     let finding = match pass {
         Pass::Counts if !traced => counts_of(another(arguments)?),
-        Pass::Costs if !traced => Ok(costs_of(&another(arguments)?)),
+        Pass::Costs if !traced => Ok(costs_of(&another(arguments)?, contender)),
         _ => work(Path::new(script), contender, slowdown, pass, limit),
     };
     let finding = finding.unwrap_or_else(|error| Finding::Failed { reason: format!("{error:#}") });
@@ -225,12 +225,13 @@ fn counts_of(command: Command) -> Result<Finding> {
 
 /// Runs another worker under callgrind: it knows how many operations it carried out, and callgrind what they cost. What
 /// fails there may still work: other passes know.
-fn costs_of(command: &Command) -> Finding {
+fn costs_of(command: &Command, contender: &Contender) -> Finding {
     let counted = || -> Result<Costs> {
         let (output, counted) = costs::count(command)?;
         match serde_json::from_str(&output).context("the worker's answer under callgrind")? {
             Finding::Costs { costs: Costs { operations, .. } } => {
-                Ok(Costs { operations, ..counted })
+                let locks = contender.strategy.and(counted.locks);
+                Ok(Costs { operations, locks, ..counted })
             }
             Finding::Failed { reason } => bail!(reason),
             other => bail!("not what was asked for: {other:?}"),

@@ -41,6 +41,7 @@ fn a_lock_around_each_call_is_two_atomic_operations_and_the_harness_has_none() {
     let (floor, tlsf) = (costs("fixed-64", "floor", 50_000), costs("fixed-64", "tlsf", 50_000));
     assert_eq!(floor.atomics, 0);
     assert!((2 * tlsf.operations..2 * tlsf.operations + 100).contains(&tlsf.atomics), "{tlsf:?}");
+    assert_eq!((floor.locks, tlsf.locks), (None, Some(tlsf.operations)));
     assert!(10 * floor.operations < floor.instructions, "{floor:?}");
     assert!(floor.instructions < tlsf.instructions, "{floor:?}, {tlsf:?}");
     for Costs { data_misses, last_level_misses, instructions, .. } in [floor, tlsf] {
@@ -49,14 +50,15 @@ fn a_lock_around_each_call_is_two_atomic_operations_and_the_harness_has_none() {
 }
 
 #[test]
-fn in_the_steady_state_a_thread_alone_needs_no_atomic_operation_of_thread_cached() {
+fn in_the_steady_state_a_thread_alone_needs_neither_atomic_operations_nor_locks_of_thread_cached() {
     if !available() {
         return;
     }
     // The heap has its size after the first quarter; what the other half of the work needs more is the steady state.
     let [half, whole] = [100_000, 200_000].map(|work| costs("fixed-64", "thread-cached", work));
-    let more = whole.atomics.saturating_sub(half.atomics);
-    assert!(more < (whole.operations - half.operations) / 1000, "{half:?}, {whole:?}");
+    let few = (whole.operations - half.operations) / 1000;
+    assert!(whole.atomics.saturating_sub(half.atomics) < few, "{half:?}, {whole:?}");
+    assert!(whole.locks.unwrap().saturating_sub(half.locks.unwrap()) < few, "{half:?}, {whole:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! | first-level misses | of reads and writes in a simulated cache of 32 KiB, 8 ways, lines of 64 bytes |
 //! | last-level misses | of all accesses in one of 8 MiB, 16 ways |
 //! | atomic operations | executed instructions that lock the bus or its like: `lock` before any, `xchg` with memory, `mfence` |
+//! | locks taken | those of them, in strategies, that let go of a lock: in a function `unlock`, says the line table |
 //!
 //! Callgrind says how often the instruction at each address was executed; which of them are atomic is found by
 //! disassembling the files they came from.
@@ -21,8 +22,8 @@
 //! With one stream, figures repeat to the digit, or nearly, where an allocator draws random numbers or looks at the
 //! clock; with several, they depend on how these meet. What the harness needs for itself, its loop, the virtual call and the touching of blocks, is in all of them:
 //! the floor's row says how much. Atomic loads and stores, which cost what others do, are no atomic operations here.
-//! A `FutexMutex` that nobody else wants takes one to be locked and one to be let go, so half of the atomic operations
-//! are an upper bound of how often locks were taken. Streams run one at a time, in turns of a few operations, on one
+//! A `FutexMutex` that nobody else wants takes one to be locked and one to be let go; for peers, half of the atomic
+//! operations is about the most that locks can have been taken. Streams run one at a time, in turns of a few operations, on one
 //! cache: contention, and lines that travel between processors, are not seen, only how many operations could make them
 //! travel. Nothing is prefetched. The first [`MOST`] operations are taken, from an empty heap on.
 //!
@@ -68,6 +69,9 @@ pub struct Costs {
     pub last_level_misses: u64,
     /// Atomic operations.
     pub atomics: u64,
+    /// Locks taken; of strategies only, for where others take theirs is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<u64>,
     /// Why nothing could be counted, if so: not everything runs under valgrind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
@@ -194,12 +198,14 @@ pub(crate) fn count(command: &Command) -> Result<(String, Costs)> {
         let total = profile.totals.get(name).copied();
         total.with_context(|| format!("callgrind counted no {name}"))
     };
+    let (atomics, locks) = profile.atomics(Path::new(command.get_program()))?;
     let costs = Costs {
         operations: 0,
         instructions: total("Ir")?,
         data_misses: total("D1mr")? + total("D1mw")?,
         last_level_misses: total("ILmr")? + total("DLmr")? + total("DLmw")?,
-        atomics: profile.atomics()?,
+        atomics,
+        locks,
         means: profile.creator,
         unavailable: None,
     };
@@ -264,35 +270,63 @@ impl Profile {
         Ok(profile)
     }
 
-    /// How many atomic operations were executed. What is in no file (the kernel's own page of code) has none.
-    fn atomics(&self) -> Result<u64> {
-        let mut atomics = 0;
+    /// How many atomic operations were executed, and how many of these let go of a lock of the program's own; `None` where
+    /// its file does not say. What is in no file (the kernel's own page of code) has neither.
+    fn atomics(&self, program: &Path) -> Result<(u64, Option<u64>)> {
+        let (mut atomics, mut locks) = (0, Some(0));
         for (path, executed) in self.executed.iter().filter(|(path, _)| path.starts_with('/')) {
-            atomics += in_file(Path::new(path), executed)
-                .with_context(|| format!("finding atomic instructions in {path}"))?;
+            let path = Path::new(path);
+            let found = atomics_in(path, executed)
+                .with_context(|| format!("finding atomic instructions in {}", path.display()))?;
+            atomics += found.values().sum::<u64>();
+            if path == program {
+                locks = locks_among(&found, path);
+            }
         }
-        Ok(atomics)
+        Ok((atomics, locks))
     }
 }
 
-/// How many of these executed instructions of a file were atomic.
-fn in_file(path: &Path, executed: &BTreeMap<u64, u64>) -> Result<u64> {
+/// The atomic ones among executed instructions of a file.
+fn atomics_in(path: &Path, executed: &BTreeMap<u64, u64>) -> Result<BTreeMap<u64, u64>> {
     let bytes = std::fs::read(path)?;
     let file = object::File::parse(bytes.as_slice())?;
     let segments: Vec<(u64, &[u8])> = file
         .segments()
         .map(|segment| Ok((segment.address(), segment.data()?)))
         .collect::<object::Result<_>>()?;
-    let mut atomics = 0;
-    for (&address, times) in executed {
+    let mut atomics = BTreeMap::new();
+    for (&address, &times) in executed {
         let code = segments.iter().find_map(|&(start, bytes)| {
             bytes.get(usize::try_from(address.checked_sub(start)?).ok()?..)
         });
         let code = code.filter(|code| !code.is_empty());
-        let code = code.with_context(|| format!("there is nothing at {address:#x}"))?;
-        atomics += if is_atomic(code) { *times } else { 0 };
+        if is_atomic(code.with_context(|| format!("there is nothing at {address:#x}"))?) {
+            atomics.insert(address, times);
+        }
     }
     Ok(atomics)
+}
+
+/// How often a lock was let go, which is as often as it was taken: `lock_api` has that done in a function `unlock`, inlined
+/// mostly, and ours do it by one instruction. `None` where the line tables do not name the functions.
+fn locks_among(atomics: &BTreeMap<u64, u64>, path: &Path) -> Option<u64> {
+    let lines = addr2line::Loader::new(path).ok()?;
+    let mut locks = 0;
+    for (&address, times) in atomics {
+        let mut frames = lines.find_frames(address).ok()?;
+        let (mut named, mut unlocks) = (false, false);
+        while let Some(frame) = frames.next().ok()? {
+            let name = frame.function.as_ref().and_then(|function| function.demangle().ok());
+            named |= name.is_some();
+            unlocks |= name.is_some_and(|name| name == "unlock" || name.ends_with("::unlock"));
+        }
+        if !named {
+            return None;
+        }
+        locks += if unlocks { *times } else { 0 };
+    }
+    Some(locks)
 }
 
 /// Whether the instruction that code begins with is an atomic operation. `xchg` with memory is one without saying so, and

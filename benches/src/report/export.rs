@@ -58,6 +58,7 @@ const COLUMNS: &[Column] = &[
     ("costs_data_misses", |record| cost(record, |costs| costs.data_misses)),
     ("costs_last_level_misses", |record| cost(record, |costs| costs.last_level_misses)),
     ("costs_atomics", |record| cost(record, |costs| costs.atomics)),
+    ("costs_locks", |record| text(&record.costs.as_ref().and_then(|costs| costs.locks))),
     ("fragmentation_1", |record| text(&record.fragmentation.map(|numbers| numbers[0]))),
     ("fragmentation_2", |record| text(&record.fragmentation.map(|numbers| numbers[1]))),
     ("fragmentation_3", |record| text(&record.fragmentation.map(|numbers| numbers[2]))),

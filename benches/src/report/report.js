@@ -534,7 +534,7 @@ function drawTables() {
   const total = (calls) => calls && Object.values(calls).reduce((sum, calls) => sum + calls, 0);
   const most = (calls) => Object.entries(calls || {}).sort((one, other) => other[1] - one[1]).slice(0, 3).map(([call, times]) => `${call} ${number.format(times)}`).join(", ");
   const each = (title, name) =>
-    figure(title, (row) => (row.costs?.operations ? row.costs[name] / row.costs.operations : undefined), (value) => value.toFixed(4), () => "", "By callgrind, the harness’s own cost included");
+    figure(title, (row) => (row.costs?.operations && name in row.costs ? row.costs[name] / row.costs.operations : undefined), (value) => value.toFixed(4), () => "", "By callgrind, the harness’s own cost included");
   table("t-counts", counted, [
     name, ...workload,
     figure("minor faults", (row) => row.counts?.minor_faults, number.format),
@@ -546,6 +546,7 @@ function drawTables() {
     each("first-level misses / operation", "data_misses"),
     each("last-level misses / operation", "last_level_misses"),
     each("atomics / operation", "atomics"),
+    each("locks / operation", "locks"),
   ]);
   const unavailable = counted.flatMap((row) => [...(row.counts?.unavailable || []), ...(row.costs?.unavailable ? [`costs of ${row.contender}: ${row.costs.unavailable}`] : [])]);
   $("unavailable").replaceChildren(...unique(unavailable).map((reason) =>
