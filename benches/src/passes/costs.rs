@@ -20,12 +20,13 @@
 //! # Error
 //!
 //! With one stream, figures repeat to the digit, or nearly, where an allocator draws random numbers or looks at the
-//! clock; with several, they depend on how these meet. What the harness needs for itself, its loop, the virtual call and the touching of blocks, is in all of them:
-//! the floor's row says how much. Atomic loads and stores, which cost what others do, are no atomic operations here.
-//! A `FutexMutex` that nobody else wants takes one to be locked and one to be let go; for peers, half of the atomic
-//! operations is about the most that locks can have been taken. Streams run one at a time, in turns of a few operations, on one
-//! cache: contention, and lines that travel between processors, are not seen, only how many operations could make them
-//! travel. Nothing is prefetched. The first [`MOST`] operations are taken, from an empty heap on.
+//! clock; with several, they depend on how these meet. What the harness needs for itself, its loop, the virtual call
+//! and the touching of blocks, is in all of them: the floor's row says how much. Atomic loads and stores, which cost
+//! what others do, are no atomic operations here. A `FutexMutex` that nobody else wants takes one to be locked and
+//! one to be let go; a spin lock one in all, and the C library's none as long as the process has one thread. Streams
+//! run one at a time, in turns of a few operations, on one cache: contention, and lines that travel between
+//! processors, are not seen, only how many operations could make them travel. Nothing is prefetched. The first
+//! [`MOST`] operations are taken, from an empty heap on.
 //!
 //! # Cost
 //!
