@@ -17,7 +17,7 @@ use heapwright_core::{
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
-use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, TABLE, class_for};
+use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, PARCELS, TABLE, class_for};
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
 use crate::pages::{Mapping, Pages, Run};
@@ -170,14 +170,18 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
             // SAFETY: the part is this thread's.
             Some(class) => unsafe {
-                if Local::is_time(local) {
+                if Local::is_time(local, keeper) {
                     shared.pass_time(local);
                 }
                 let object = Local::take(local, class)
                     .or_else(|| Local::refill(local, class, D::CHECKED, keeper));
                 object.map(|object| (object, false))
             },
-            None => shared.allocate_large(layout),
+            // SAFETY: as above.
+            None => unsafe {
+                shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
+                shared.allocate_large(layout)
+            },
         };
         // SAFETY: the part is this thread's.
         unsafe {
@@ -290,6 +294,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     }
 }
 
+/// By how many pages the heap grows for each bin that is looked at.
+const PAGES_A_BIN: usize = 8;
+/// At most so many bins are looked at.
+const MOST_BINS: usize = 16;
+
 /// A thread's part, and what all share.
 type Attached<'a, B, L, D> = (NonNull<Local>, &'a Shared<B, L, D>);
 
@@ -342,6 +351,17 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         unsafe { Local::send(local, &mut Keeper(self)) };
         if let Some(mut central) = self.central.try_lock() {
             central.pages.decay();
+        }
+    }
+
+    /// Before the heap grows by so many pages, bins that hold more than they need give some back.
+    unsafe fn shrink_bins_for(&self, local: NonNull<Local>, pages: usize) {
+        for _ in 0..pages.div_ceil(PAGES_A_BIN).min(MOST_BINS) {
+            if !self.lock().pages.lacks(pages) {
+                return;
+            }
+            // SAFETY: the caller promises its own part, of which nothing is being flushed.
+            unsafe { Local::shrink_a_bin(local, &mut Keeper(self)) };
         }
     }
 
@@ -636,6 +656,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
     const PACKS: bool = true;
 
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab> {
+        let fixed = &TABLE[class];
+        // SAFETY: the part is this thread's. Parcels alone are asked for while bins are flushed.
+        unsafe {
+            let put_aside = || if fixed.pages == 1 { Local::from_stash(local) } else { None };
+            let mut run = put_aside();
+            if run.is_none() && class != PARCELS {
+                self.0.shrink_bins_for(local, usize::from(fixed.pages));
+                run = put_aside();
+            }
+            if let Some(run) = run {
+                return Some(NewSlab::Run(run));
+            }
+        }
         let mut central = self.0.lock_to_grow();
         if central.bereft {
             central.orphan_all_but(local, &self.0.misuses);
@@ -653,7 +686,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
         match adopted {
             Some(slab) => Some(NewSlab::Adopted(slab)),
             None => {
-                let fixed = &TABLE[class];
                 let run = central.pages.take(usize::from(fixed.pages), 1);
                 // Where there is little memory, a slab of fewer objects.
                 let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1));

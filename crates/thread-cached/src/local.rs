@@ -3,8 +3,9 @@
 //! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
 //! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
 //! that is cold stays so. A bin that is empty is filled from a slab, half of it at a time and by rising address; one
-//! that is full gives its older half back, each object to the slab that it is from: its bit is set there. Objects in
-//! slabs of other threads go home in parcels.
+//! that is full gives its older half back, each object to the slab that it is from: its bit is set there. So does, now
+//! and then and before the heap grows, one that was not filled for some time. Objects in slabs of other threads go home
+//! in parcels.
 //!
 //! Invariants:
 //!
@@ -18,7 +19,7 @@ mod crossing;
 mod place;
 mod slabs;
 
-use core::mem::offset_of;
+use core::mem::{self, offset_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicBool,
@@ -44,8 +45,10 @@ pub(crate) struct Bin {
     full: u16,
 }
 
-/// So often objects are taken before time is looked at.
+/// So many objects are taken before time is looked at.
 const TICKS: u32 = 128;
+/// So often time is looked at before a bin is.
+const TICKS_A_BIN: u8 = 4;
 
 /// The slabs of a class.
 #[derive(Clone, Copy)]
@@ -55,7 +58,12 @@ struct Slabs {
     /// Those with free objects, the one listed first first.
     first: *mut Desc,
     last: *mut Desc,
+    /// Whether the bin was filled since it was last looked at.
+    filled: bool,
 }
+
+/// At most so many bins are looked at for one that has something to give back.
+const LOOKED_AT: usize = 16;
 
 /// How many pages a part keeps, so that classes that come and go do not take and give pages all the time.
 const STASH: usize = 16;
@@ -107,6 +115,10 @@ pub(crate) struct Local {
     ticks: u32,
     /// Bytes of a class that are kept at hand, at most.
     kept: u32,
+    /// The class whose bin is looked at next.
+    next_bin: u8,
+    /// How often time is looked at before that.
+    ticks_to_bin: u8,
     /// A table of the heap, perhaps not the newest.
     pub(crate) table: *const Table,
     bins: [Bin; ALL],
@@ -140,8 +152,12 @@ impl Local {
         table: *const Table,
         next: *mut Self,
     ) {
-        const NONE: Slabs =
-            Slabs { current: ptr::null_mut(), first: ptr::null_mut(), last: ptr::null_mut() };
+        const NONE: Slabs = Slabs {
+            current: ptr::null_mut(),
+            first: ptr::null_mut(),
+            last: ptr::null_mut(),
+            filled: false,
+        };
         let local = at.as_ptr();
         // SAFETY: the caller promises the page. Everything is written.
         unsafe {
@@ -151,6 +167,8 @@ impl Local {
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).kept).write(kept);
+            (&raw mut (*local).next_bin).write(0);
+            (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
             (&raw mut (*local).table).write(table);
             (&raw mut (*local).slots).write_bytes(0, 1);
             (&raw mut (*local).classes).write([NONE; ALL]);
@@ -354,19 +372,25 @@ impl Local {
 
     // ---- Filling a bin --------------------------------------------------------------------------
 
-    /// Whether it is time to look at the time; then it will be again after some more objects.
+    /// Whether it is time to look at the time; then it will be again after some more objects. Now and then a bin is
+    /// looked at, too.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
-    pub(crate) unsafe fn is_time(local: NonNull<Self>) -> bool {
+    pub(crate) unsafe fn is_time<R: Runs>(local: NonNull<Self>, runs: &mut R) -> bool {
         // SAFETY: the caller promises its own part.
         unsafe {
-            let over = (*local.as_ptr()).ticks == 0;
-            if over {
-                (*local.as_ptr()).ticks = TICKS;
+            if (*local.as_ptr()).ticks > 0 {
+                return false;
             }
-            over
+            (*local.as_ptr()).ticks = TICKS;
+            (*local.as_ptr()).ticks_to_bin -= 1;
+            if (*local.as_ptr()).ticks_to_bin == 0 {
+                (*local.as_ptr()).ticks_to_bin = TICKS_A_BIN;
+                Self::shrink_a_bin(local, runs);
+            }
+            true
         }
     }
 
@@ -439,6 +463,7 @@ impl Local {
             desc.hint = word.min(words - 1) as u16;
             desc.free -= count;
             (*local.as_ptr()).bins[class].top = base + count;
+            (*local.as_ptr()).classes[class].filled = true;
             Some(())
         }
     }
@@ -491,6 +516,38 @@ impl Local {
             }
             ptr::copy(bottom.add(count), bottom, rest);
             (*local.as_ptr()).bins[class].top -= count as u16;
+        }
+    }
+
+    /// Looks at the next bin that holds anything. If it was not filled since the last look, the thread does with less:
+    /// the older half goes back, and so does the slab that the bin was filled from, if it serves nothing. (Evans, 2014,
+    /// has thread caches shrink likewise.)
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, and none of its bins is being flushed.
+    pub(crate) unsafe fn shrink_a_bin<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        for _ in 0..LOOKED_AT {
+            // SAFETY: the caller promises its own part.
+            unsafe {
+                let class = usize::from((*local.as_ptr()).next_bin);
+                (*local.as_ptr()).next_bin = ((class + 1) % CLASSES) as u8;
+                let slabs = &raw mut (*local.as_ptr()).classes[class];
+                let held = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
+                if !mem::take(&mut (*slabs).filled) {
+                    Self::flush_some(local, class, held.div_ceil(2), runs);
+                    if let Some(current) = NonNull::new((*slabs).current)
+                        && current.as_ref().free == current.as_ref().capacity
+                    {
+                        (*slabs).current = ptr::null_mut();
+                        Self::put_aside(local, Self::run(current), runs);
+                        return;
+                    }
+                }
+                if held > 0 {
+                    return;
+                }
+            }
         }
     }
 

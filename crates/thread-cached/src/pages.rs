@@ -167,6 +167,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Some(run)
     }
 
+    /// Whether no dirty run has so many pages.
+    pub(crate) fn lacks(&mut self, pages: usize) -> bool {
+        self.dirty.policy.find(Request::new(pages * DESC)).is_none()
+    }
+
     fn find(&mut self, pages: usize, align: usize) -> Option<Run> {
         let request = Request::new((pages + align - 1) * DESC);
         if let Some(block) = self.dirty.policy.find(request) {

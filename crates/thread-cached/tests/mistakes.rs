@@ -22,6 +22,23 @@ fn layout(size: usize) -> Layout {
 }
 
 #[test]
+fn what_is_at_hand_and_idle_goes_back() {
+    let heap = ThreadCached::<Mmap>::new();
+    let come_and_go = |size: usize| {
+        let block = heap.allocate(layout(size)).unwrap();
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block).unwrap() };
+    };
+    (1..=60).for_each(|class| come_and_go(class * 500));
+    let cached = heap.stats().cached_bytes;
+    (0..200_000).for_each(|_| come_and_go(48));
+    let left = heap.stats().cached_bytes;
+    heap.check().unwrap();
+    assert!(cached > 300 << 10, "much is at hand: {cached}");
+    assert!(left < 1 << 10, "{left} bytes are at hand still, {cached} were");
+}
+
+#[test]
 fn what_comes_in_at_the_end_of_a_thread_goes_back() {
     let heap = &ThreadCached::<Mmap>::new();
     thread::scope(|scope| {

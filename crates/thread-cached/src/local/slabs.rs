@@ -34,11 +34,7 @@ impl Local {
                 Self::unlist(slabs, first);
                 first
             } else {
-                let put_aside =
-                    if TABLE[class].pages == 1 { Self::from_stash(local) } else { None };
-                match put_aside
-                    .map_or_else(|| runs.slab(class, local), |run| Some(NewSlab::Run(run)))?
-                {
+                match runs.slab(class, local)? {
                     NewSlab::Run(run) => Self::divide(local, class, run),
                     NewSlab::Adopted(slab) => slab,
                 }
@@ -68,7 +64,11 @@ impl Local {
     }
 
     /// A page that was kept.
-    pub(super) unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or an orphan's that it looks after.
+    pub(crate) unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
         // SAFETY: the caller promises its own part.
         unsafe {
             let local = local.as_ptr();
