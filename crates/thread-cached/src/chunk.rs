@@ -68,8 +68,6 @@ pub(crate) struct Desc {
     pub(crate) free: u16,
     /// How many objects a slab has.
     pub(crate) capacity: u16,
-    /// How many of a slab's words of bits, from the first, are known to be zero.
-    pub(crate) hint: u16,
     /// Of each page of a slab, how many pages it is from the first.
     pub(crate) delta: u8,
     /// Whether a slab is in the list of those with free objects.

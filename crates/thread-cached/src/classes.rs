@@ -164,6 +164,7 @@ pub(crate) const KEPT: usize = 16 << 10;
 mod tests {
     use super::*;
     use crate::chunk::WORDS;
+    use crate::local::divided;
 
     #[test]
     fn every_size_has_the_least_class_that_holds_it() {
@@ -205,7 +206,8 @@ mod tests {
             assert!((bytes - capacity * size) * 8 <= bytes);
             assert!(pages <= 16 && capacity <= 64 * WORDS);
             for offset in 0..bytes {
-                assert_eq!((offset as u64 * u64::from(reciprocal)) >> 32, (offset / size) as u64);
+                let exact = offset.is_multiple_of(size).then_some(offset / size);
+                assert_eq!(divided(offset, reciprocal), exact);
             }
         }
     }

@@ -193,6 +193,20 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
+    /// Frees what does not go into a bin at once: mostly an object of another thread's slab. Called last, so that the
+    /// path to the bin keeps nothing for later.
+    #[inline(never)]
+    fn deallocate_elsewhere(&self, block: NonNull<u8>) -> Result<(), HeapError> {
+        if !D::CHECKED
+            && let Some(local) = self.local()
+            // SAFETY: the part is this thread's.
+            && unsafe { Local::free_elsewhere_at_once(local, block) }
+        {
+            return Ok(());
+        }
+        self.deallocate_slowly(block)
+    }
+
     #[cold]
     #[inline(never)]
     fn deallocate_slowly(&self, block: NonNull<u8>) -> Result<(), HeapError> {
@@ -772,11 +786,13 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         if !D::CHECKED
             && let Some(local) = self.local()
             // SAFETY: the part is this thread's.
-            && unsafe { Local::free_at_once(local, block) }
+            && let Some(class) = unsafe { Local::own_class(local, block.addr().get()) }
+            // SAFETY: as above; the class is that of the object.
+            && unsafe { Local::push(local, class, block) }
         {
             return Ok(());
         }
-        self.deallocate_slowly(block)
+        self.deallocate_elsewhere(block)
     }
 
     #[inline(always)]

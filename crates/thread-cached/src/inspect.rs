@@ -195,9 +195,6 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             let (bits, words) = Local::bits(slab);
             let set: u32 = (0..words).map(|word| bits.add(word).read().count_ones()).sum();
             ensure(set == u32::from(slab.as_ref().free), "a slab counts its free objects", at)?;
-            let hint = usize::from(slab.as_ref().hint);
-            let zero = (0..hint.min(words)).all(|word| bits.add(word).read() == 0);
-            ensure(zero, "no object is free below a slab's hint", at)?;
             let placed = Local::is_in_place(owner, class, slab);
             ensure(placed, "a slab with free objects is current or listed", at)?;
             let cached = self.cached(own, class, run);

@@ -30,6 +30,8 @@ use core::sync::atomic::{
 use heapwright_core::HeapError;
 
 use self::crossing::Outgoing;
+#[cfg(test)]
+pub(crate) use self::place::divided;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_entry};
 use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SLOTS, TABLE};
 use crate::mailbox::Mailbox;
@@ -319,24 +321,6 @@ impl Local {
         }
     }
 
-    /// Frees an object of a slab, if that takes no more than to keep it at hand or with those that go home.
-    ///
-    /// # Safety
-    ///
-    /// The part is this thread's.
-    #[inline(always)]
-    pub(crate) unsafe fn free_at_once(local: NonNull<Self>, block: NonNull<u8>) -> bool {
-        // SAFETY: the caller promises the part; the class is that of the object.
-        unsafe {
-            let entry = Self::entry(local, block.addr().get());
-            let class = (entry ^ (*local.as_ptr()).tag) as usize;
-            if class < CLASSES {
-                return Self::push(local, class, block);
-            }
-            Self::free_elsewhere_at_once(local, entry, block)
-        }
-    }
-
     /// The class of an object of ours, by its address; whether it is one at all is not asked. Anything else is none.
     ///
     /// # Safety
@@ -439,7 +423,7 @@ impl Local {
             // The lowest on top.
             let mut slot = slots.add(usize::from(base + count));
             let bottom = slots.add(usize::from(base));
-            let mut word = usize::from(desc.hint);
+            let mut word = 0;
             let start = Self::start(slab);
             while slot > bottom {
                 let mut bits = first.add(word).read();
@@ -460,7 +444,6 @@ impl Local {
                     }
                 }
             }
-            desc.hint = word.min(words - 1) as u16;
             desc.free -= count;
             (*local.as_ptr()).bins[class].top = base + count;
             (*local.as_ptr()).classes[class].filled = true;

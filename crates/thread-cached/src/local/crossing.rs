@@ -47,18 +47,20 @@ impl Outgoing {
 
 impl Local {
     /// Frees an object of another thread's slab, if there is room for it with those that go home.
-    #[inline(never)]
-    pub(super) unsafe fn free_elsewhere_at_once(
-        local: NonNull<Self>,
-        entry: Entry,
-        block: NonNull<u8>,
-    ) -> bool {
-        let class = (entry & KIND) as usize;
-        if class >= CLASSES || entry <= KIND {
-            return false;
-        }
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline]
+    pub(crate) unsafe fn free_elsewhere_at_once(local: NonNull<Self>, block: NonNull<u8>) -> bool {
         // SAFETY: the caller promises the part.
         unsafe {
+            let entry = Self::entry(local, block.addr().get());
+            let class = (entry & KIND) as usize;
+            let ours = entry == (*local.as_ptr()).tag | class as u32;
+            if ours || class >= CLASSES || entry <= KIND {
+                return false;
+            }
             let outgoing = &mut (*local.as_ptr()).outgoing;
             if outgoing.count + 1 >= PARCEL
                 || outgoing.bytes > OUTGOING_BYTES

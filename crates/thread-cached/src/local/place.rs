@@ -1,6 +1,6 @@
 //! A slab, found by an address, and its objects.
 
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 use heapwright_core::HeapError;
 
@@ -9,15 +9,13 @@ use crate::classes::TABLE;
 
 /// A slab, with what it takes to find its objects.
 pub(super) struct Place {
-    pub(super) start: usize,
+    start: usize,
     bytes: usize,
-    size: usize,
-    reciprocal: u64,
+    reciprocal: u32,
     bits: *mut u64,
     pub(super) desc: NonNull<Desc>,
-    /// How many objects were freed in it, and the lowest word with one of them.
+    /// How many objects were freed in it.
     freed: u16,
-    lowest: *mut u64,
 }
 
 impl Place {
@@ -33,18 +31,13 @@ impl Place {
             let fixed = TABLE.get_unchecked(class);
             let head = Chunk::head(chunk, page);
             let desc = Chunk::desc(chunk, head);
-            let start = Chunk::page(chunk, head);
-            let size = fixed.size as usize;
-            let bits = (&raw mut (*desc.as_ptr()).bits).cast();
             Self {
-                start: start.addr().get(),
-                bytes: usize::from(desc.as_ref().capacity) * size,
-                size,
-                reciprocal: u64::from(fixed.reciprocal),
-                bits,
+                start: Chunk::page(chunk, head).addr().get(),
+                bytes: usize::from(desc.as_ref().capacity) * fixed.size as usize,
+                reciprocal: fixed.reciprocal,
+                bits: (&raw mut (*desc.as_ptr()).bits).cast(),
                 desc,
                 freed: 0,
-                lowest: ptr::without_provenance_mut(usize::MAX),
             }
         }
     }
@@ -53,11 +46,13 @@ impl Place {
     #[inline(always)]
     pub(super) fn bit(&self, addr: usize) -> Result<(*mut u64, u64), HeapError> {
         let offset = addr.wrapping_sub(self.start);
-        let index = ((offset as u64).wrapping_mul(self.reciprocal) >> 32) as usize;
-        if offset >= self.bytes || index * self.size != offset {
-            return Err(HeapError::InvalidFree(addr));
+        if offset < self.bytes
+            && let Some(index) = divided(offset, self.reciprocal)
+        {
+            Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
+        } else {
+            Err(HeapError::InvalidFree(addr))
         }
-        Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
     }
 
     /// Sets the bit of an object. The slab knows when it is [`put_down`](Self::put_down).
@@ -71,7 +66,6 @@ impl Place {
             *word |= bit;
         }
         self.freed += 1;
-        self.lowest = self.lowest.min(word);
         Ok(())
     }
 
@@ -89,30 +83,32 @@ impl Place {
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises that many objects, and a slab of its own.
         unsafe {
-            let Self { start, bytes, size, reciprocal, bits, .. } = *self;
-            let (first, mut lowest, mut result) = (*at, usize::MAX, Ok(()));
-            while *at < count {
-                let addr = objects.add(*at).read().addr();
-                let offset = addr.wrapping_sub(start);
+            let Self { start, bytes, reciprocal, bits, .. } = *self;
+            let first = objects.add(*at);
+            let end = objects.add(count);
+            let mut next = first;
+            let mut wrong = false;
+            while next < end {
+                let offset = next.read().addr().wrapping_sub(start);
                 if offset >= bytes {
                     break;
                 }
-                let index = ((offset as u64).wrapping_mul(reciprocal) >> 32) as usize;
-                let word = bits.add(index / 64);
-                let bit = 1 << (index % 64);
-                if index * size != offset || *word & bit != 0 {
-                    result = self.free(addr);
+                let Some(index) = divided(offset, reciprocal) else {
+                    wrong = true;
+                    break;
+                };
+                let (word, bit) = (bits.add(index / 64), 1 << (index % 64));
+                if *word & bit != 0 {
+                    wrong = true;
                     break;
                 }
                 *word |= bit;
-                lowest = lowest.min(index);
-                *at += 1;
+                next = next.add(1);
             }
-            self.freed += (*at - first) as u16;
-            if *at > first {
-                self.lowest = self.lowest.min(bits.add(lowest / 64));
-            }
-            result
+            let freed = next.offset_from_unsigned(first);
+            *at += freed;
+            self.freed += freed as u16;
+            if wrong { self.free(next.read().addr()) } else { Ok(()) }
         }
     }
 
@@ -123,13 +119,19 @@ impl Place {
         if self.freed == 0 {
             return false;
         }
-        // SAFETY: the caller promises a slab of its own; `lowest` is one of its words.
+        // SAFETY: the caller promises a slab of its own.
         unsafe {
             let desc = &mut *self.desc.as_ptr();
-            let lowest = self.lowest.offset_from_unsigned(self.bits) as u16;
-            desc.hint = desc.hint.min(lowest);
             desc.free += self.freed;
             desc.free == self.freed || desc.free == desc.capacity
         }
     }
+}
+
+/// The quotient of an offset in a slab and the size whose reciprocal this is, if there is no remainder: then what is
+/// behind the point is less than the reciprocal (Lemire, Kaser and Kurz, *Faster Remainder by Direct Computation*, 2019).
+#[inline(always)]
+pub(crate) const fn divided(offset: usize, reciprocal: u32) -> Option<usize> {
+    let product = (offset as u64).wrapping_mul(reciprocal as u64);
+    if (product as u32) < reciprocal { Some((product >> 32) as usize) } else { None }
 }

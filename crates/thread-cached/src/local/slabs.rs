@@ -87,7 +87,6 @@ impl Local {
             desc.owner.store(local.as_ptr(), Relaxed);
             desc.capacity = capacity as u16;
             desc.free = capacity as u16;
-            desc.hint = 0;
             desc.listed = false;
             let (first, words) = Self::bits(slab);
             for word in 0..words {
