@@ -140,12 +140,14 @@ fn pause() {
     unsafe { libc::nanosleep(&time, core::ptr::null_mut()) };
 }
 
-/// Prints, and checks, what the settings ask for.
+/// Prints, and checks, what the settings ask for. Its frame is several pages long, and most processes end without it.
+#[cold]
+#[inline(never)]
 fn tell(served: &Served) {
     let Served { name, heap, settings, error } = served;
     // SAFETY: a plain question.
     let process = unsafe { libc::getpid() };
-    let file = settings.output.as_ref().map(|path| path.open(process)).filter(|&file| file >= 0);
+    let file = settings.output.map(|path| path.open(process)).filter(|&file| file >= 0);
     let mut out = Out::to(file.unwrap_or(*error));
     // A broken heap is not walked any further: its sizes may lead anywhere.
     let broken = if settings.check { heap.check().err() } else { None };

@@ -1,6 +1,7 @@
 //! The environment variables, read once, without allocating. The crate's documentation has the table.
 
 use core::ffi::CStr;
+use core::ptr;
 
 use heapwright_core::misuse::OnMisuse;
 use libc::{c_char, c_int};
@@ -22,7 +23,7 @@ pub(crate) struct Settings {
     /// When to print, if not at exit.
     pub(crate) signal: Option<c_int>,
     /// Where to print, if not on standard error.
-    pub(crate) output: Option<Path>,
+    pub(crate) output: Option<&'static Path>,
     pub(crate) on_misuse: OnMisuse,
 }
 
@@ -85,6 +86,8 @@ impl Settings {
         self.stats || self.map.is_some() || self.check
     }
 
+    #[cold]
+    #[inline(never)]
     fn set(&mut self, name: &[u8], value: &[u8]) {
         let accepted = match name {
             b"STATS" => switch(value).map(|on| self.stats = on),
@@ -158,12 +161,25 @@ impl Path {
     const MOST: usize = 4096;
     const EXPECTED: &'static str = "a path of less than 4096 bytes";
 
+    /// An empty path in pages of its own. Few processes are given one, and to all others room for it among the settings
+    /// would cost two pages at their start.
+    fn room() -> Option<&'static mut Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping replaces no other. It stays, nobody else knows it, and all zeroes are an empty path.
+        unsafe {
+            let room = libc::mmap(ptr::null_mut(), size_of::<Self>(), protection, kind, -1, 0);
+            if room == libc::MAP_FAILED { None } else { room.cast::<Self>().as_mut() }
+        }
+    }
+
     /// A program may change its directory before it ends, so the path is completed now.
-    fn absolute(value: &[u8]) -> Result<Option<Self>, &'static str> {
+    #[cold]
+    fn absolute(value: &[u8]) -> Result<Option<&'static Self>, &'static str> {
         if value.is_empty() {
             return Ok(None);
         }
-        let mut path = Self { text: [0; Self::MOST], length: 0 };
+        let path = Self::room().ok_or(Self::EXPECTED)?;
         if value[0] != b'/' {
             // SAFETY: the kernel writes at most that many bytes.
             let directory = unsafe { libc::getcwd(path.text.as_mut_ptr().cast(), Self::MOST) };
