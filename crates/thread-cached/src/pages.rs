@@ -111,6 +111,9 @@ pub(crate) struct Pages<B, P> {
     discards: bool,
     /// From how many bytes on the heap grows by huge pages.
     huge_from: usize,
+    /// What of the first chunk is beyond that, until a run reaches it. A process that never gets there is never put on
+    /// the list of those whose pages the kernel collects, which costs more than all else in its first request.
+    huge_later: Option<Region>,
 }
 
 // SAFETY: all pointers lead into regions that belong to the heap alone and go where it goes.
@@ -132,6 +135,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             decayed: 0,
             discards: true,
             huge_from,
+            huge_later: None,
         }
     }
 
@@ -232,6 +236,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             Chunk::entry(chunk.cast(), run.page + pages - 1).store(INSIDE, Relaxed);
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
+            if let Some(later) = self.huge_later
+                && run.region().end() > later.addr()
+            {
+                self.source.offer_huge_pages(later);
+                self.huge_later = None;
+            }
             run
         }
     }
@@ -538,12 +548,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: just given.
         unsafe {
             let chunk = Chunk::make(region, size, self.chunks);
-            // Chunks fill up from below: what lies above in the first one is used when the heap is that large.
+            // Chunks fill up from below: what lies above in the first one is used when the heap is that large. It stays
+            // until the heap goes, as what its threads share lies in it.
             let head = chunk.as_ref().first as usize * PAGE;
             let small = if first { self.huge_from.saturating_add(head) } else { 0 };
             if self.huge_from < usize::MAX && small < size {
                 let start = region.start.add(small);
-                self.source.offer_huge_pages(Region { start, size: size - small, ..region });
+                let huge = Region { start, size: size - small, ..region };
+                if first {
+                    self.huge_later = Some(huge);
+                } else {
+                    self.source.offer_huge_pages(huge);
+                }
             }
             Some(chunk)
         }
