@@ -9,10 +9,10 @@
 //!
 //! * an entry is that of a slab (its class and its owner's number) for every page of a slab, and for no other page;
 //!   [`LARGE`] for the first page of a large block, and for no other; [`DIRTY`] or [`CLEAN`] for the first and the last
-//!   page of a free run, and never for those of a run in use; pages between them have any of these kinds but
-//!   [`LARGE`], or zero, which no pages have that are the head's;
+//!   page of a free run, and never for those of a run in use; pages between them, and the last one if it is the
+//!   chunk's, have any of these kinds but [`LARGE`], or zero, which no pages have that are the head's;
 //! * runs follow each other without a gap; the header of each head's descriptor has its size; behind the last one
-//!   stands a header of size zero.
+//!   stands a header of zero.
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
@@ -153,8 +153,6 @@ impl Chunk {
             let first = head.div_ceil(PAGE) as u32;
             let descs = region.start.add(Self::descs(pages)).cast();
             chunk.write(Self { next, region, descs, pages: pages as u32, first, used: 0 });
-            let end = Self::desc(chunk, pages);
-            (*end.as_ptr()).header = USED;
         }
         chunk
     }

@@ -246,7 +246,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Writes the marks of a free run: its header, the entries at its ends, and its foot.
+    /// Writes the marks of a free run: its header, the entries at its ends, and its foot. The end of a chunk bears none:
+    /// nobody looks at it from behind, and a page of the entries and one of the descriptors are never touched for it.
     ///
     /// # Safety
     ///
@@ -262,8 +263,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let last = page + pages - 1;
             Chunk::entry(chunk.cast(), page).store(kind, Relaxed);
-            Chunk::entry(chunk.cast(), last).store(kind, Relaxed);
-            (*Chunk::desc(chunk, last).as_ptr()).foot = pages as u32;
+            if last + 1 < chunk.as_ref().pages as usize {
+                Chunk::entry(chunk.cast(), last).store(kind, Relaxed);
+                (*Chunk::desc(chunk, last).as_ptr()).foot = pages as u32;
+            }
             block_of(Chunk::desc(chunk, page), pages)
         }
     }
@@ -867,7 +870,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     if entry == DIRTY || entry == CLEAN {
                         let foot = Chunk::desc(at, end - 1).as_ref().foot as usize;
                         let last = Chunk::entry(at.cast(), end - 1).load(Relaxed);
-                        let fine = !desc.used() && foot == run.pages && last == entry;
+                        let last_of_all = end == at.as_ref().pages as usize;
+                        let fine = last_of_all || (foot == run.pages && last == entry);
+                        let fine = fine && !desc.used();
                         let marked = ensure(fine, "a free run is marked at both ends", place);
                         let apart = entry != previous;
                         let merged = ensure(apart, "free neighbours of a kind are merged", place);
