@@ -673,11 +673,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
         let fixed = &TABLE[class];
         // SAFETY: the part is this thread's. Parcels alone are asked for while bins are flushed.
         unsafe {
-            let put_aside = || if fixed.pages == 1 { Local::from_stash(local) } else { None };
-            let mut run = put_aside();
+            let pages = usize::from(fixed.pages);
+            let mut run = Local::from_stash(local, pages);
             if run.is_none() && class != PARCELS {
-                self.0.shrink_bins_for(local, usize::from(fixed.pages));
-                run = put_aside();
+                self.0.shrink_bins_for(local, pages);
+                run = Local::from_stash(local, pages);
             }
             if let Some(run) = run {
                 return Some(NewSlab::Run(run));

@@ -18,6 +18,7 @@
 mod crossing;
 mod place;
 mod slabs;
+mod stash;
 
 use core::mem::{self, offset_of};
 use core::ptr::{self, NonNull};
@@ -32,6 +33,7 @@ use heapwright_core::HeapError;
 use self::crossing::Outgoing;
 #[cfg(test)]
 pub(crate) use self::place::divided;
+use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_entry};
 use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SLOTS, TABLE};
 use crate::mailbox::Mailbox;
@@ -66,9 +68,6 @@ struct Slabs {
 
 /// At most so many bins are looked at for one that has something to give back.
 const LOOKED_AT: usize = 16;
-
-/// How many pages a part keeps, so that classes that come and go do not take and give pages all the time.
-const STASH: usize = 16;
 
 /// How many objects a bin holds until it was too small.
 const FIRST: u16 = 8;
@@ -127,10 +126,7 @@ pub(crate) struct Local {
     slots: [*mut u8; SLOTS],
     classes: [Slabs; ALL],
     outgoing: Outgoing,
-    /// Single pages that no slab needs any more, for the next one that does.
-    stash: [Option<Run>; STASH],
-    /// How many there are.
-    stashed: usize,
+    stash: Stash,
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
@@ -175,8 +171,7 @@ impl Local {
             (&raw mut (*local).slots).write_bytes(0, 1);
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).outgoing).write_bytes(0, 1);
-            (&raw mut (*local).stash).write([None; STASH]);
-            (&raw mut (*local).stashed).write(0);
+            (&raw mut (*local).stash).write(Stash::EMPTY);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
             for (class, fixed) in TABLE.iter().enumerate() {
@@ -420,29 +415,27 @@ impl Local {
             let size = TABLE[class].size as usize;
             let base = TABLE[class].base;
             let slots = (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>();
-            // The lowest on top.
+            // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
             let mut slot = slots.add(usize::from(base + count));
-            let bottom = slots.add(usize::from(base));
-            let mut word = 0;
-            let start = Self::start(slab);
-            while slot > bottom {
-                let mut bits = first.add(word).read();
-                let before = bits;
-                while bits != 0 && slot > bottom {
-                    let index = word * 64 + bits.trailing_zeros() as usize;
-                    slot.write(start.as_ptr().add(index * size));
-                    slot = slot.sub(1);
-                    bits &= bits - 1;
-                }
-                if bits != before {
-                    first.add(word).write(bits);
-                }
+            let start = Self::start(slab).as_ptr();
+            let (mut word, mut left) = (0, u32::from(count));
+            while left > 0 {
+                debug_assert!(word < words, "a slab counts its free objects");
+                let bits = first.add(word).read();
                 if bits == 0 {
                     word += 1;
-                    if word >= words {
-                        break;
-                    }
+                    continue;
                 }
+                let lowest = bits.trailing_zeros();
+                let run = (bits >> lowest).trailing_ones().min(left);
+                let mut object = start.add((word * 64 + lowest as usize) * size);
+                for _ in 0..run {
+                    slot.write(object);
+                    slot = slot.sub(1);
+                    object = object.wrapping_add(size);
+                }
+                first.add(word).write(bits & !((u64::MAX >> (64 - run)) << lowest));
+                left -= run;
             }
             desc.free -= count;
             (*local.as_ptr()).bins[class].top = base + count;

@@ -2,7 +2,7 @@
 //!
 //! A slab of ours that has free objects is the current one of its class or in its list, first in, first out, so that
 //! many have become free by the time that it serves again. One of which all are free, other than the current one, goes:
-//! its page is kept for any class, or its run is given back.
+//! its run is kept for a class whose slabs are as long, or given back.
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::Relaxed;
@@ -45,36 +45,28 @@ impl Local {
         }
     }
 
-    /// Keeps the page of a slab that is none any more, or gives back its run.
+    /// Keeps the run of a slab that is none any more, or gives it back.
     pub(super) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
         // SAFETY: the caller promises its own part, and a run that nobody uses.
         unsafe {
             let stash = &mut (*local.as_ptr()).stash;
-            let stashed = &mut (*local.as_ptr()).stashed;
-            match stash.get_mut(*stashed) {
-                Some(place) if run.pages == 1 && R::AT_HAND => {
-                    // A pointer into it is refused from now on.
-                    Chunk::mark(run.chunk, run.page, 1, INSIDE);
-                    *place = Some(run);
-                    *stashed += 1;
-                }
-                _ => runs.release(run),
+            if !R::AT_HAND || !stash.has_room_for(run.pages) {
+                return runs.release(run);
             }
+            // A pointer into it is refused from now on.
+            Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
+            stash.put(run);
         }
     }
 
-    /// A page that was kept.
+    /// A run of so many pages that was kept.
     ///
     /// # Safety
     ///
-    /// The part is this thread's, or an orphan's that it looks after.
-    pub(crate) unsafe fn from_stash(local: NonNull<Self>) -> Option<Run> {
+    /// The part is this thread's.
+    pub(crate) unsafe fn from_stash(local: NonNull<Self>, pages: usize) -> Option<Run> {
         // SAFETY: the caller promises its own part.
-        unsafe {
-            let local = local.as_ptr();
-            (*local).stashed = (*local).stashed.checked_sub(1)?;
-            (*local).stash[(*local).stashed].take()
-        }
+        unsafe { (*local.as_ptr()).stash.take(|run| run.pages == pages) }
     }
 
     /// Makes a slab of a run: all its objects are free.
@@ -296,7 +288,7 @@ impl Local {
     /// The part is this thread's, or an orphan's that it looks after.
     pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part.
-        while let Some(run) = unsafe { Self::from_stash(local) } {
+        while let Some(run) = unsafe { (*local.as_ptr()).stash.take(|_| true) } {
             // SAFETY: nobody uses it.
             unsafe { runs.release(run) };
         }
