@@ -101,8 +101,9 @@ pub trait Design: 'static {
     /// the largest ones.
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any: a heap that large holds up to
-    /// 2 MiB more by that, and grows several times faster. `usize::MAX` for never.
-    const HUGE_FROM: usize = 16 << 20;
+    /// 2 MiB more by that, and grows several times faster. Where memory is dear, 16 MiB make that an eighth at most;
+    /// `usize::MAX` is for never.
+    const HUGE_FROM: usize = 1 << 20;
 }
 
 /// What [`ThreadCached`] is by itself: the smallest run of pages that serves, of several the lowest.
@@ -114,7 +115,8 @@ impl Design for General {
 }
 
 /// Every free is verified at once: an object freed twice, and a pointer that is no block, are refused whatever was
-/// done in between; an object of another thread's slab that is freed twice, when it comes home. Threads keep nothing at hand for that, so it is several times slower.
+/// done in between; an object of another thread's slab that is freed twice, when it comes home. Threads keep nothing at
+/// hand for that, so it is slower.
 #[derive(Debug)]
 pub enum Checked {}
 

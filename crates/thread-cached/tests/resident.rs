@@ -41,8 +41,26 @@ fn peak(heap: &ThreadCached) -> usize {
     at_the_peak
 }
 
+/// What a fresh heap of 1 MiB in small objects of mixed sizes makes resident.
+fn of_a_mebibyte() -> usize {
+    let (heap, mut rng, mut sum) = (<ThreadCached>::new(), Rng::new(3), 0);
+    let start = resident();
+    while sum < 1 << 20 {
+        let size = 1 + rng.below(1000);
+        let layout = Layout::from_size_align(size, 8).expect("a layout");
+        // SAFETY: the block is that long.
+        unsafe { heap.allocate(layout).expect("memory").write_bytes(1, size) };
+        sum += size;
+    }
+    resident() - start
+}
+
 #[test]
 fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
+    let little = of_a_mebibyte();
+    println!("a mebibyte: {} KiB", little >> 10);
+    assert!(little < 2 << 20, "a program that asks for 1 MiB holds {little} bytes");
+
     let start = resident();
     let heap = ThreadCached::new();
     let is_back = |when: &str, at_the_peak: usize| {
