@@ -368,7 +368,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
     }
 
-    /// Before the heap grows by so many pages, bins that hold more than they need give some back.
+    /// Before the heap grows by a run of so many pages, bins that hold more than they need give some back.
     unsafe fn shrink_bins_for(&self, local: NonNull<Local>, pages: usize) {
         for _ in 0..pages.div_ceil(PAGES_A_BIN).min(MOST_BINS) {
             if !self.lock().pages.lacks(pages) {
@@ -671,19 +671,23 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
 
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab> {
         let fixed = &TABLE[class];
-        // SAFETY: the part is this thread's. Parcels alone are asked for while bins are flushed.
-        unsafe {
-            let pages = usize::from(fixed.pages);
-            let mut run = Local::from_stash(local, pages);
-            if run.is_none() && class != PARCELS {
-                self.0.shrink_bins_for(local, pages);
-                run = Local::from_stash(local, pages);
-            }
-            if let Some(run) = run {
-                return Some(NewSlab::Run(run));
-            }
+        let pages = usize::from(fixed.pages);
+        // SAFETY: the part is this thread's.
+        let from_stash = || unsafe { Local::from_stash(local, pages).map(NewSlab::Run) };
+        if let Some(slab) = from_stash() {
+            return Some(slab);
         }
         let mut central = self.0.lock_to_grow();
+        // Parcels alone are asked for while a bin is flushed.
+        if class != PARCELS && central.pages.lacks(pages) {
+            drop(central);
+            // SAFETY: the part is this thread's.
+            unsafe { Local::shrink_a_bin(local, self) };
+            if let Some(slab) = from_stash() {
+                return Some(slab);
+            }
+            central = self.0.lock_to_grow();
+        }
         if central.bereft {
             central.orphan_all_but(local, &self.0.misuses);
         }
@@ -700,7 +704,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
         match adopted {
             Some(slab) => Some(NewSlab::Adopted(slab)),
             None => {
-                let run = central.pages.take(usize::from(fixed.pages), 1);
+                let run = central.pages.take(pages, 1);
                 // Where there is little memory, a slab of fewer objects.
                 let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1));
                 run.map(NewSlab::Run)

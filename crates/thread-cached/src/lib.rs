@@ -37,17 +37,17 @@
 //!
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
 //! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and sixteen pages. So *t* threads keep back less
-//! than *t* × 1 MiB. Freed pages that are still
-//! present are at most 64 MiB and a quarter of those in use; of what is not needed, half is discarded every tenth of a
-//! second in which anything is done.
+//! than *t* × 1 MiB; and of a class that a thread does not need, half goes back each time that it is looked at: one class
+//! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present are at most 64 MiB
+//! and a quarter of those in use; of what is not needed, half is discarded every tenth of a second in which anything is
+//! done. A heap of more than 1 MiB may hold 2 MiB that nothing has used yet, of a huge page.
 //!
 //! # Misuse
 //!
 //! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once; a double
 //! free of a small object otherwise when it goes back to its slab, if it has not been given out again. Links that a
 //! program could corrupt there are none: no freed object is read or written, unless there is no memory left to send it
-//! home in. [`Checked`] finds every double and every
-//! invalid free at once.
+//! home in. [`Checked`] finds every double and every invalid free at once.
 //!
 //! # What the choices cost
 //!
@@ -57,21 +57,22 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.65 | 1.16 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.65 | 1.17 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.65 | 1.17 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.65 | 1.17 |
-//! | huge pages | from some MiB on | never | 0.65 | 1.16 |
-//! | | | from the first byte on | 0.54 | 1.37 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.67 | 1.16 |
-//! | | | one object | 0.98 | 1.14 |
-//! | backend | mappings | the program break | 0.65 | 1.16 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.65 | 1.16 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.26 | 1.13 |
+//! | all as it is | | | 0.53 | 1.30 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.30 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.30 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.54 | 1.32 |
+//! | huge pages | from 1 MiB on | from 16 MiB on | 0.66 | 1.14 |
+//! | | | never | 0.65 | 1.14 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.56 | 1.30 |
+//! | | | one object | 0.86 | 1.30 |
+//! | backend | mappings | the program break, which has no huge pages | 0.65 | 1.14 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.54 | 1.32 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.17 | 1.31 |
 //!
-//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that a third of the time is that of page faults,
-//! of which huge pages need few; they cost up to 2 MiB. Which run serves matters little, since most are of one page. What
-//! threads keep at hand is a third of the speed and hardly any memory.
+//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are a fifth of the time, of
+//! which huge pages need few; they cost up to 2 MiB, which is much of so little: who has many small processes sets
+//! [`Design::HUGE_FROM`] higher. Which run serves matters little, since most are of one page. What threads keep at hand is
+//! a third of the speed and hardly any memory, for what lies idle there goes back.
 #![no_std]
 
 mod chunk;
