@@ -1,6 +1,10 @@
 //! The program break.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 
 use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
 
@@ -21,11 +25,11 @@ use crate::sys::{self, keeping_errno};
 ///
 /// # Other threads
 ///
-/// The C library's `sbrk` is not made for threads: the lock that guards a heap guards its own calls,
-/// but not those of others. What can be done is done: the break that `sbrk` says it found is compared
-/// with the expected one, and a region that is not where it was expected is used as it is or undone. A
-/// program whose C library's `malloc` moves the break in another thread is better served by
-/// [`Mmap`](crate::Mmap). With musl, whose `sbrk` always refuses, there is no memory here at all.
+/// The C library's `sbrk` is not made for threads: two that move the break at once may be given the same
+/// memory. Values of this type take turns. Against others what can be done is done: the break that `sbrk`
+/// says it found is compared with the expected one, and a region that is not where it was expected is used
+/// as it is or undone. A program whose C library's `malloc` moves the break in another thread is better
+/// served by [`Mmap`](crate::Mmap). With musl, whose `sbrk` always refuses, there is no memory here at all.
 ///
 /// # Invariants
 ///
@@ -48,6 +52,35 @@ impl New for Sbrk {
 impl Default for Sbrk {
     fn default() -> Self {
         Self::NEW
+    }
+}
+
+/// Whether some value is moving the break.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// A turn at moving the break. In a child of a process that forked in the middle of another thread's turn nobody ever
+/// gives that back, so one who has waited long takes it over.
+struct Turn;
+
+impl Turn {
+    /// How often a thread lets others run before: about a millisecond at the least.
+    const PATIENCE: usize = 4096;
+
+    fn wait() -> Self {
+        for _ in 0..Self::PATIENCE {
+            if !TAKEN.swap(true, Acquire) {
+                break;
+            }
+            // SAFETY: a plain call.
+            unsafe { libc::sched_yield() };
+        }
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TAKEN.store(false, Release);
     }
 }
 
@@ -93,6 +126,7 @@ impl Sbrk {
     fn raise(&mut self, size: usize, align: usize) -> Option<Region> {
         let page = sys::page_size();
         let align = align.max(page);
+        let _turn = Turn::wait();
         for _ in 0..ATTEMPTS {
             let now = move_break(0)?.addr().get();
             let start = round_up(now, align)?;
@@ -140,6 +174,7 @@ unsafe impl HeapBackend for Sbrk {
         if to >= end || to < self.low || end > self.high {
             return 0;
         }
+        let _turn = Turn::wait();
         // SAFETY: the caller promises that the region is ours and unused.
         unsafe {
             if !lower_break(end, to) {
