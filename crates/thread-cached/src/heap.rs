@@ -248,6 +248,56 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         error
     }
 
+    /// Resizes an object of this thread's slabs to one that is small too, if it stays or another is at hand.
+    ///
+    /// # Safety
+    ///
+    /// The block is in use, and may be read up to `old_size` or the size of its class.
+    #[inline]
+    unsafe fn resize_small(
+        &self,
+        block: NonNull<u8>,
+        old_size: usize,
+        new_size: usize,
+        align: usize,
+    ) -> Option<Result<NonNull<u8>, HeapError>> {
+        if D::CHECKED {
+            return None;
+        }
+        let local = self.local()?;
+        let class = class_for(new_size, align)?;
+        // SAFETY: the part is this thread's. Both blocks are in use, hence disjoint, and at least that long.
+        unsafe {
+            // The class that the block has, not that of its layout, of which the alignment may be less than it was.
+            let current = Local::own_class(local, block.addr().get())?;
+            if class == current {
+                return Some(Ok(block));
+            }
+            let new = Local::pop(local, class)?;
+            let size = old_size.min(new_size).min(TABLE[current].size as usize);
+            ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), size);
+            if Local::push(local, current, block) {
+                return Some(Ok(new));
+            }
+            Some(self.freed_for(block, new))
+        }
+    }
+
+    /// Frees a block whose contents are in another one; or that one, if the block was none in use.
+    #[inline(never)]
+    unsafe fn freed_for(
+        &self,
+        block: NonNull<u8>,
+        new: NonNull<u8>,
+    ) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises that the block is in use, and nobody knows of the new one yet.
+        unsafe {
+            self.deallocate(block).map(|()| new).inspect_err(|_| {
+                let _ = self.deallocate(new);
+            })
+        }
+    }
+
     /// Moves or stays, by what the block is.
     #[inline(never)]
     unsafe fn resize_as(
@@ -297,13 +347,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         // SAFETY: both blocks are in use, hence disjoint, and at least that long.
         unsafe {
             ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), old_size.min(new_size));
-            match self.deallocate(block) {
-                Ok(()) => Ok(new),
-                Err(error) => {
-                    let _ = self.deallocate(new);
-                    Err(error)
-                }
-            }
+            self.freed_for(block, new)
         }
     }
 }
@@ -825,14 +869,10 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         layout: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, HeapError> {
-        // The class that the block has, not that of its layout, of which the alignment may be less than it was.
-        if !D::CHECKED
-            && let Some(class) = class_for(new_size, layout.align())
-            && let Some(local) = self.local()
-            // SAFETY: the part is this thread's.
-            && unsafe { Local::own_class(local, block.addr().get()) } == Some(class)
-        {
-            return Ok(block);
+        let (size, align) = (layout.size(), layout.align());
+        // SAFETY: the caller promises the same.
+        if let Some(resized) = unsafe { self.resize_small(block, size, new_size, align) } {
+            return resized;
         }
         // SAFETY: the caller promises the same.
         unsafe { self.resize_as(block, Some(layout), new_size) }
@@ -840,6 +880,10 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
 
     #[inline]
     unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller promises the same.
+        if let Some(resized) = unsafe { self.resize_small(block, MAX_SMALL, new_size, GRANULE) } {
+            return resized;
+        }
         // SAFETY: the caller promises the same.
         unsafe { self.resize_as(block, None, new_size) }
     }
