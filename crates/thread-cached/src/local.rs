@@ -511,7 +511,9 @@ impl Local {
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
                 let held = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
                 if !mem::take(&mut (*slabs).filled) {
-                    Self::flush_some(local, class, held.div_ceil(2), runs);
+                    if held > 0 {
+                        Self::flush_some(local, class, held.div_ceil(2), runs);
+                    }
                     if let Some(current) = NonNull::new((*slabs).current)
                         && current.as_ref().free == current.as_ref().capacity
                     {
