@@ -721,12 +721,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
         if let Some(slab) = from_stash() {
             return Some(slab);
         }
+        // SAFETY: as above.
+        let count = if Self::AT_HAND { unsafe { Local::lacking(local, pages) } } else { 1 };
         let mut central = self.0.lock_to_grow();
         // Parcels alone are asked for while a bin is flushed.
         if class != PARCELS && central.pages.lacks(pages) {
             drop(central);
             // SAFETY: the part is this thread's.
-            unsafe { Local::shrink_a_bin(local, self) };
+            (0..count).for_each(|_| unsafe { Local::shrink_a_bin(local, self) });
             if let Some(slab) = from_stash() {
                 return Some(slab);
             }
@@ -750,15 +752,26 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
             None => {
                 let run = central.pages.take(pages, 1);
                 // Where there is little memory, a slab of fewer objects.
-                let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1));
-                run.map(NewSlab::Run)
+                let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1))?;
+                for _ in 1..count {
+                    // SAFETY: the part is this thread's, and has room when asked.
+                    unsafe {
+                        if !Local::has_room_for(local, pages) {
+                            break;
+                        }
+                        let Some(next) = central.pages.take_at_hand(pages) else { break };
+                        Local::keep(local, next);
+                    }
+                }
+                Some(NewSlab::Run(run))
             }
         }
     }
 
-    unsafe fn release(&mut self, run: Run) {
-        // SAFETY: the caller promises the run.
-        unsafe { self.0.lock().pages.give(run) }
+    unsafe fn release(&mut self, runs: impl IntoIterator<Item = Run>) {
+        let mut central = self.0.lock();
+        // SAFETY: the caller promises the runs.
+        runs.into_iter().for_each(|run| unsafe { central.pages.give(run) });
     }
 
     fn table(&mut self) -> *const Table {
@@ -785,9 +798,9 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Runs for Caretaker<'_, B, P> {
         None
     }
 
-    unsafe fn release(&mut self, run: Run) {
-        // SAFETY: the caller promises the run.
-        unsafe { self.pages.give(run) }
+    unsafe fn release(&mut self, runs: impl IntoIterator<Item = Run>) {
+        // SAFETY: the caller promises the runs.
+        runs.into_iter().for_each(|run| unsafe { self.pages.give(run) });
     }
 
     fn table(&mut self) -> *const Table {

@@ -81,12 +81,12 @@ pub(crate) trait Runs {
     const PACKS: bool;
     /// A slab for a class: one that was abandoned, already the caller's, or a new run.
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab>;
-    /// Takes back the run of a slab.
+    /// Takes back the runs of slabs.
     ///
     /// # Safety
     ///
-    /// Nobody uses it.
-    unsafe fn release(&mut self, run: Run);
+    /// Nobody uses them.
+    unsafe fn release(&mut self, runs: impl IntoIterator<Item = Run>);
     /// Where the newest table is.
     fn table(&mut self) -> *const Table;
     /// Tells of an object that was not what it should be.

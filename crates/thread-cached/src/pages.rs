@@ -171,6 +171,13 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Some(run)
     }
 
+    /// A run of `pages` pages, if one is free.
+    pub(crate) fn take_at_hand(&mut self, pages: usize) -> Option<Run> {
+        let request = Request::new(pages * DESC);
+        let free = !self.lacks(pages) || self.clean.policy.find(request).is_some();
+        if free { self.take(pages, 1) } else { None }
+    }
+
     /// Whether no dirty run has so many pages.
     pub(crate) fn lacks(&mut self, pages: usize) -> bool {
         self.dirty.policy.find(Request::new(pages * DESC)).is_none()

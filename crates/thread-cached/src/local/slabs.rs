@@ -45,17 +45,43 @@ impl Local {
         }
     }
 
-    /// Keeps the run of a slab that is none any more, or gives it back.
+    /// Keeps the run of a slab that is none any more, or gives it back; before it, those that were kept for longer.
     pub(super) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
         // SAFETY: the caller promises its own part, and a run that nobody uses.
         unsafe {
-            let stash = &mut (*local.as_ptr()).stash;
-            if !R::AT_HAND || !stash.has_room_for(run.pages) {
-                return runs.release(run);
+            if R::AT_HAND && !Self::has_room_for(local, run.pages) {
+                let older = (*local.as_ptr()).stash.older();
+                runs.release(older);
             }
+            if R::AT_HAND && Self::has_room_for(local, run.pages) {
+                Self::keep(local, run);
+            } else {
+                runs.release([run]);
+            }
+        }
+    }
+
+    /// Whether a run of so many pages may be kept.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn has_room_for(local: NonNull<Self>, pages: usize) -> bool {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).stash.has_room_for(pages) }
+    }
+
+    /// Keeps a run for a slab.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, and has room for the run, which nobody uses.
+    pub(crate) unsafe fn keep(local: NonNull<Self>, run: Run) {
+        // SAFETY: the caller promises all this.
+        unsafe {
             // A pointer into it is refused from now on.
             Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
-            stash.put(run);
+            (*local.as_ptr()).stash.put(run);
         }
     }
 
@@ -66,7 +92,17 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn from_stash(local: NonNull<Self>, pages: usize) -> Option<Run> {
         // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).stash.take(|run| run.pages == pages) }
+        unsafe { (*local.as_ptr()).stash.take(pages) }
+    }
+
+    /// How many runs of so many pages to take at a time, none of which is kept.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn lacking(local: NonNull<Self>, pages: usize) -> usize {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).stash.lacking(pages) }
     }
 
     /// Makes a slab of a run: all its objects are free.
@@ -287,10 +323,10 @@ impl Local {
     ///
     /// The part is this thread's, or an orphan's that it looks after.
     pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        // SAFETY: the caller promises the part.
-        while let Some(run) = unsafe { (*local.as_ptr()).stash.take(|_| true) } {
-            // SAFETY: nobody uses it.
-            unsafe { runs.release(run) };
+        // SAFETY: the caller promises the part. Nobody uses what it kept.
+        unsafe {
+            let kept = (*local.as_ptr()).stash.empty();
+            runs.release(kept);
         }
         for class in 0..ALL {
             // SAFETY: the caller promises the part; what is in a list is a slab.
@@ -307,7 +343,7 @@ impl Local {
                     slab = here.as_ref().next;
                     if here.as_ref().free == here.as_ref().capacity {
                         Self::unlist(slabs, here);
-                        runs.release(Self::run(here));
+                        runs.release([Self::run(here)]);
                     }
                 }
             }
