@@ -514,7 +514,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 return Local::free_elsewhere(local, block, &mut keeper);
             }
             if D::CHECKED {
-                Local::send_home(local, class, block, &mut keeper);
+                Local::send_home(local, Some(class), block, &mut keeper);
                 return Ok(());
             }
             Local::push_slowly(local, class, block, &mut keeper)

@@ -110,6 +110,8 @@ pub(crate) struct Local {
     alone: AtomicBool,
     /// Whether the owner is in the middle of something.
     pub(crate) busy: bool,
+    /// Whether what came home is being given back, which may send something, after which what came home is looked at.
+    receiving: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
     pub(crate) orphan: bool,
     /// How many objects are taken before time is looked at.
@@ -162,6 +164,7 @@ impl Local {
             (&raw mut (*local).tag).write(slab_entry(0, owner));
             (&raw mut (*local).alone).write(AtomicBool::new(next.is_null()));
             (&raw mut (*local).busy).write(false);
+            (&raw mut (*local).receiving).write(false);
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).kept).write(kept);
@@ -388,9 +391,6 @@ impl Local {
         unsafe {
             if !(*local.as_ptr()).mailbox.is_empty() {
                 Self::receive(local, runs);
-                if let Some(object) = Self::take(local, class) {
-                    return Some(object);
-                }
             }
             let room = Self::widen(local, class);
             let wanted = if singly { 1 } else { room.div_ceil(2) };
@@ -469,17 +469,35 @@ impl Local {
                 .add(usize::from(TABLE[class].base) + 1);
             let held = usize::from((*local.as_ptr()).bins[class].top);
             let rest = held - usize::from(TABLE[class].base) - count;
+            Self::give_back(local, Some(class), bottom, count, runs);
+            ptr::copy(bottom.add(count), bottom, rest);
+            (*local.as_ptr()).bins[class].top -= count as u16;
+        }
+    }
+
+    /// Gives objects back to their slabs, all of them of one class if it is said.
+    #[inline(always)]
+    unsafe fn give_back<R: Runs>(
+        local: NonNull<Self>,
+        class: Option<usize>,
+        objects: *const *mut u8,
+        count: usize,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises its own part, and that many objects that were freed.
+        unsafe {
             // What is freed together mostly lies together: a slab is looked for when it is another one.
             let mut at = 0;
             while at < count {
-                let Some(mut slab) = Self::place(local, class, bottom.add(at).read().addr()) else {
-                    if let Some(object) = NonNull::new(bottom.add(at).read()) {
+                let object = objects.add(at).read();
+                let Some((class, mut slab)) = Self::place(local, class, object.addr()) else {
+                    if let Some(object) = NonNull::new(object) {
                         Self::send_home(local, class, object, runs);
                     }
                     at += 1;
                     continue;
                 };
-                let result = slab.free_all(bottom, &mut at, count);
+                let result = slab.free_all(objects, &mut at, count);
                 if slab.put_down()
                     && let Some(run) = Self::relist(local, class, slab.desc)
                 {
@@ -490,8 +508,6 @@ impl Local {
                     at += 1;
                 }
             }
-            ptr::copy(bottom.add(count), bottom, rest);
-            (*local.as_ptr()).bins[class].top -= count as u16;
         }
     }
 

@@ -64,6 +64,28 @@ fn what_comes_in_at_the_end_of_a_thread_goes_back() {
     assert_eq!((stats.live_blocks, stats.cached_blocks), (0, 0), "{stats:?}");
 }
 
+#[test]
+fn who_only_frees_gets_back_what_it_sends_home_in() {
+    let heap = &ThreadCached::<Mmap>::new();
+    thread::scope(|scope| {
+        let (to_us, from_thread) = mpsc::sync_channel(4);
+        scope.spawn(move || {
+            for _ in 0..300 {
+                let batch: Vec<_> =
+                    (0..4000).map(|_| Sent(heap.allocate(layout(64)).unwrap())).collect();
+                to_us.send(batch).unwrap();
+            }
+        });
+        for Sent(block) in from_thread.into_iter().flatten() {
+            // SAFETY: in use.
+            unsafe { heap.deallocate(block) }.unwrap();
+        }
+        // What is in another thread's mailbox counts as live.
+        let stats = heap.stats();
+        assert!(stats.live_bytes + stats.cached_bytes < 2 << 20, "{stats:?}");
+    });
+}
+
 /// Frees a block in a thread of its own, which sends it home.
 fn free_elsewhere(heap: &ThreadCached, block: NonNull<u8>) -> Result<(), HeapError> {
     let sent = Sent(block);

@@ -3,6 +3,7 @@
 //! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner. What
 //! comes home is kept at hand or goes back to its slab; what has another owner by now is sent on.
 
+use core::mem;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     Ordering::{Relaxed, Release},
@@ -13,7 +14,7 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{ALL, CLASSES, PARCELS, TABLE};
+use crate::classes::{CLASSES, PARCELS, TABLE};
 use crate::mailbox::{PARCEL, Parcel};
 
 /// Objects of other threads' slabs, before they go home.
@@ -97,6 +98,8 @@ impl Local {
             outgoing.add(object, entry);
             if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
                 Self::send(local, runs);
+                // Who frees and never allocates gets at least its parcels back.
+                Self::receive(local, runs);
             }
             Ok(())
         }
@@ -182,41 +185,17 @@ impl Local {
     pub(crate) unsafe fn receive<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part. Parcels are ours once taken.
         unsafe {
+            if mem::replace(&mut (*local.as_ptr()).receiving, true) {
+                return;
+            }
             let mut parcel = (*local.as_ptr()).mailbox.take_all();
             while let Some(here) = NonNull::new(parcel) {
                 parcel = here.as_ref().next;
-                for &object in here.as_ref().objects() {
-                    if let Some(object) = NonNull::new(object) {
-                        Self::take_in(local, object, runs);
-                    }
-                }
-                Self::take_in(local, here.cast(), runs);
+                let objects = here.as_ref().objects();
+                Self::give_back(local, None, objects.as_ptr(), objects.len(), runs);
+                Self::give_back(local, None, &here.cast().as_ptr(), 1, runs);
             }
-        }
-    }
-
-    /// An object has come home: it is kept at hand or given back to its slab. If the slab has another owner by now, it
-    /// goes on.
-    pub(super) unsafe fn take_in<R: Runs>(local: NonNull<Self>, object: NonNull<u8>, runs: &mut R) {
-        // SAFETY: the caller promises a freed object.
-        unsafe {
-            let addr = object.addr().get();
-            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
-                return runs.misuse(HeapError::InvalidFree(addr));
-            };
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
-            let class = (entry & KIND) as usize;
-            if class >= ALL {
-                return runs.misuse(HeapError::InvalidFree(addr));
-            }
-            let ours = entry == (*local.as_ptr()).tag | class as u32;
-            if ours && R::AT_HAND && !(*local.as_ptr()).orphan {
-                if let Err(error) = Self::push_slowly(local, class, object, runs) {
-                    runs.misuse(error);
-                }
-                return;
-            }
-            Self::send_home(local, class, object, runs);
+            (*local.as_ptr()).receiving = false;
         }
     }
 

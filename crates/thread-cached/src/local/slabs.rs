@@ -130,24 +130,29 @@ impl Local {
         slab
     }
 
-    /// The slab of an address, if it is one of this class and ours.
-    #[inline]
-    pub(super) unsafe fn place(local: NonNull<Self>, class: usize, addr: usize) -> Option<Place> {
+    /// The class and the slab of an address, if the slab is ours, and of this class if one is said.
+    #[inline(always)]
+    pub(super) unsafe fn place(
+        local: NonNull<Self>,
+        class: Option<usize>,
+        addr: usize,
+    ) -> Option<(usize, Place)> {
         // SAFETY: the caller promises its own part, whose table is one.
         unsafe {
             let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
             let entry = Chunk::entry(chunk, page).load(Relaxed);
-            if entry != (*local.as_ptr()).tag | class as u32 {
+            let found = (entry ^ (*local.as_ptr()).tag) as usize;
+            if found >= ALL || class.is_some_and(|class| class != found) {
                 return None;
             }
-            Some(Place::of(class, chunk.cast(), page))
+            Some((found, Place::of(found, chunk.cast(), page)))
         }
     }
 
-    /// Gives an object back to its slab, here or at another thread's.
+    /// Gives an object back to its slab, here or at another thread's; of this class, if one is said.
     pub(crate) unsafe fn send_home<R: Runs>(
         local: NonNull<Self>,
-        class: usize,
+        class: Option<usize>,
         object: NonNull<u8>,
         runs: &mut R,
     ) {
@@ -158,10 +163,12 @@ impl Local {
                 return runs.misuse(HeapError::InvalidFree(addr));
             };
             let entry = Chunk::entry(chunk, page).load(Relaxed);
-            if entry & KIND != class as u32 {
-                // Its size was not the one that it was freed with.
+            let found = (entry & KIND) as usize;
+            if entry <= KIND || found >= ALL || class.is_some_and(|class| class != found) {
+                // It is none, or its size was not the one that it was freed with.
                 return runs.misuse(HeapError::InvalidFree(addr));
             }
+            let class = found;
             if entry == (*local.as_ptr()).tag | class as u32 {
                 match Self::free(local, class, chunk.cast(), page, addr) {
                     Ok(None) => {}
