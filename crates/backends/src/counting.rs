@@ -162,6 +162,17 @@ unsafe impl<B: HeapBackend> HeapBackend for Counting<B> {
         resized
     }
 
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        // SAFETY: the caller promises the same.
+        let moved = unsafe { self.inner.relocate(from, to) };
+        if moved {
+            self.counts.moves += 1;
+            self.counts.shrinks += 1;
+            self.counts.shrunk += from.size;
+        }
+        moved
+    }
+
     unsafe fn discard(&mut self, region: Region) -> bool {
         self.counts.discards += 1;
         self.counts.discarded += region.size;

@@ -172,6 +172,11 @@ unsafe impl<B: HeapBackend> HeapBackend for Failing<B> {
         unsafe { self.inner.resize(region, new_size, may_move) }
     }
 
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        // SAFETY: the caller promises the same.
+        !self.switch().fails() && unsafe { self.inner.relocate(from, to) }
+    }
+
     unsafe fn discard(&mut self, region: Region) -> bool {
         // SAFETY: the caller promises the same.
         unsafe { self.inner.discard(region) }

@@ -45,6 +45,11 @@ unsafe impl<B: HeapBackend> HeapBackend for Lent<'_, B> {
         unsafe { self.0.resize(region, new_size, may_move) }
     }
 
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.relocate(from, to) }
+    }
+
     unsafe fn discard(&mut self, region: Region) -> bool {
         // SAFETY: the caller promises the same.
         unsafe { self.0.discard(region) }

@@ -112,6 +112,13 @@ unsafe impl<B: HeapBackend> HeapBackend for Limited<B> {
         Some(resized)
     }
 
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        // SAFETY: the caller promises the same.
+        let moved = unsafe { self.inner.relocate(from, to) };
+        self.held -= if moved { from.size } else { 0 };
+        moved
+    }
+
     unsafe fn discard(&mut self, region: Region) -> bool {
         // SAFETY: the caller promises the same.
         unsafe { self.inner.discard(region) }

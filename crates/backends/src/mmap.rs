@@ -14,6 +14,9 @@ use crate::{round_down, round_up};
 /// place is taken, the kernel chooses another. Alignment costs no memory: what is mapped too much for
 /// it is unmapped at once.
 ///
+/// Regions that [stand alone](HeapBackend::map) and are aligned lie likewise one behind the other, 64 GiB
+/// further on: each at the next multiple of its alignment, so that mostly there is room to grow behind it.
+///
 /// Each call costs a system call; an alignment of more than a page up to four.
 ///
 /// [`shrink`](HeapBackend::shrink) takes any whole pages, those at the start or in the middle of a
@@ -22,10 +25,12 @@ use crate::{round_down, round_up};
 pub struct Mmap {
     /// Where the last region ended; zero for a place not chosen yet.
     next: usize,
+    /// Where the last one that stands alone and is aligned ended; zero likewise.
+    apart: usize,
 }
 
 impl New for Mmap {
-    const NEW: Self = Self { next: 0 };
+    const NEW: Self = Self { next: 0, apart: 0 };
 }
 
 /// Maps `size` bytes, a multiple of the page, preferably at `wish`.
@@ -47,6 +52,37 @@ fn map(wish: usize, size: usize) -> Option<NonNull<u8>> {
 unsafe fn unmap(start: NonNull<u8>, size: usize) -> bool {
     // SAFETY: the caller promises unused pages.
     size == 0 || keeping_errno(|| unsafe { libc::munmap(start.as_ptr().cast(), size) == 0 })
+}
+
+/// Maps what a region lacks behind it, if nothing lies there.
+fn extend(region: Region, size: usize) -> bool {
+    let Some(more) = map(region.end(), size - region.size) else { return false };
+    let granted = more.addr().get() == region.end();
+    if !granted {
+        // SAFETY: just mapped, and used by nobody.
+        unsafe { unmap(more, size - region.size) };
+    }
+    granted
+}
+
+/// Moves the pages of a region: into another mapping, or to where there is room.
+///
+/// # Safety
+///
+/// Both are the caller's. Nobody uses the place, nor the region at its old one.
+unsafe fn remap(region: Region, size: usize, to: Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+    let old = region.start.as_ptr().cast();
+    // SAFETY: the caller promises both. What is mapped at the new place is replaced.
+    let start = keeping_errno(|| unsafe {
+        match to {
+            Some(to) => {
+                let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                libc::mremap(old, region.size, size, how, to.as_ptr())
+            }
+            None => libc::mremap(old, region.size, size, libc::MREMAP_MAYMOVE),
+        }
+    });
+    if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
 /// Maps more than is asked for, and unmaps what lies in front of the aligned part and behind it.
@@ -84,33 +120,43 @@ fn first_place() -> usize {
     }
 }
 
+/// From where regions follow each other to where those do that stand alone.
+const APART: usize = if cfg!(target_pointer_width = "64") { (1_u64 << 36) as usize } else { 0 };
+
 impl Mmap {
     /// Mappings.
     pub const fn new() -> Self {
         Self::NEW
     }
 
-    fn map_aligned(&mut self, size: usize, align: usize) -> Option<Region> {
-        let page = sys::page_size();
-        let size = round_up(size.max(1), page)?;
-        if size > isize::MAX as usize || align > isize::MAX as usize {
-            return None;
-        }
+    /// Where the next region that stands alone and is aligned may go.
+    fn place_apart(&mut self) -> usize {
         if self.next == 0 {
             self.next = first_place();
         }
-        let wish = round_up(self.next, align).unwrap_or(0);
-        let mut start = map(wish, size)?;
-        if start.addr().get() & (align - 1) != 0 {
-            // SAFETY: just mapped, and used by nobody.
-            unsafe { unmap(start, size) };
-            start = map_and_cut(size, align)?;
-        }
-        let end = start.addr().get() + size;
-        // Where the wish was not granted, there is no room behind: look for another place.
-        self.next = if start.addr().get() == wish { end } else { 0 };
-        Some(Region { start, size, zeroed: true })
+        if self.apart == 0 { self.next.saturating_add(APART) } else { self.apart }
     }
+}
+
+/// Maps `size` bytes at a multiple of `align`, preferably the first one from `next` on; after it is where the next may
+/// go.
+fn map_aligned(next: &mut usize, size: usize, align: usize) -> Option<Region> {
+    let page = sys::page_size();
+    let size = round_up(size.max(1), page)?;
+    if size > isize::MAX as usize || align > isize::MAX as usize {
+        return None;
+    }
+    let wish = round_up(*next, align).unwrap_or(0);
+    let mut start = map(wish, size)?;
+    if start.addr().get() & (align - 1) != 0 {
+        // SAFETY: just mapped, and used by nobody.
+        unsafe { unmap(start, size) };
+        start = map_and_cut(size, align)?;
+    }
+    let end = start.addr().get() + size;
+    // Where the wish was not granted, there is no room behind: look for another place.
+    *next = if start.addr().get() == wish { end } else { 0 };
+    Some(Region { start, size, zeroed: true })
 }
 
 // SAFETY: a mapping is readable and writable, is the only one at its addresses, and stays until it is
@@ -122,18 +168,20 @@ unsafe impl HeapBackend for Mmap {
 
     #[cold]
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.map_aligned(size, align).ok_or(OutOfMemory)
+        if self.next == 0 {
+            self.next = first_place();
+        }
+        map_aligned(&mut self.next, size, align).ok_or(OutOfMemory)
     }
 
     #[cold]
     fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        let page = sys::page_size();
-        let size = round_up(size.max(1), page).ok_or(OutOfMemory)?;
-        if size > isize::MAX as usize || align > isize::MAX as usize {
-            return Err(OutOfMemory);
+        let (mut anywhere, page) = (0, sys::page_size());
+        if align > page {
+            self.apart = self.place_apart();
         }
-        let start = if align <= page { map(0, size) } else { map_and_cut(size, align) };
-        Ok(Region { start: start.ok_or(OutOfMemory)?, size, zeroed: true })
+        let next = if align > page { &mut self.apart } else { &mut anywhere };
+        map_aligned(next, size, align).ok_or(OutOfMemory)
     }
 
     #[cold]
@@ -150,8 +198,10 @@ unsafe impl HeapBackend for Mmap {
         if unsafe { !unmap(region.start.add(region.size - size), size) } {
             return 0;
         }
-        if self.next == end {
-            self.next = from;
+        for next in [&mut self.next, &mut self.apart] {
+            if *next == end {
+                *next = from;
+            }
         }
         size
     }
@@ -163,20 +213,30 @@ unsafe impl HeapBackend for Mmap {
         if size > isize::MAX as usize || region.addr() & (page - 1) != 0 {
             return None;
         }
-        let how = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
-        // SAFETY: the caller promises a whole region, which nobody uses at its old place if it moves.
-        let start = keeping_errno(|| unsafe {
-            libc::mremap(region.start.as_ptr().cast(), region.size, size, how)
-        });
-        if start == libc::MAP_FAILED {
+        let start = if size <= region.size {
+            // SAFETY: the caller promises a whole region, of which nobody uses the end.
+            unsafe { unmap(region.start.add(size), region.size - size) }.then_some(region.start)?
+        } else if extend(region, size) {
+            region.start
+        } else if may_move {
+            // SAFETY: the caller promises a whole region, which nobody uses at its old place.
+            unsafe { remap(region, size, None)? }
+        } else {
             return None;
-        }
-        let start = NonNull::new(start.cast())?;
+        };
         let resized = Region { start, size, zeroed: true };
-        if self.next == region.end() {
-            self.next = resized.end();
+        for next in [&mut self.next, &mut self.apart] {
+            if *next == region.end() {
+                *next = resized.end();
+            }
         }
         Some(resized)
+    }
+
+    #[cold]
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        // SAFETY: the caller promises two whole regions, of which nobody uses the second.
+        unsafe { remap(from, to.size, Some(to.start)).is_some() }
     }
 
     #[cold]

@@ -219,6 +219,28 @@ mod mapped {
     }
 
     #[test]
+    fn regions_apart_have_room_to_grow_and_can_take_each_others_place() {
+        let mut backend = Mmap::new();
+        let (page, unit) = (backend.page_size(), 1 << 25);
+        let [first, second] = [(); 2].map(|()| backend.map(3 * page, unit).unwrap());
+        assert!([first, second].iter().all(|region| region.addr().is_multiple_of(unit)));
+        assert_eq!(second.addr() - first.addr(), unit);
+        fill(first, 7);
+        fill(second, 8);
+        // SAFETY: the test follows contents where they move.
+        unsafe {
+            let first = backend.resize(first, 5 * page, false).unwrap();
+            let second = backend.resize(second, 9 * page, false).unwrap();
+            assert!(backend.relocate(first, second));
+            assert!(!backend.is_readable(first.addr()));
+            assert!(
+                all(&part(second, 0, 3 * page), 7) && all(&part(second, 3 * page, 9 * page), 0)
+            );
+            assert_eq!(backend.shrink(second), second.size);
+        }
+    }
+
+    #[test]
     fn discarded_pages_read_as_zero() {
         let mut backend = Mmap::new();
         let page = backend.page_size();

@@ -92,6 +92,18 @@ pub unsafe trait HeapBackend {
         None
     }
 
+    /// Puts the contents of one region in the place of those of another without copying them; the first is gone then,
+    /// and the bytes behind them in the other are zero. Says whether that worked; if not, nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// Both are whole regions of this backend that stand [alone](Self::map), the second is as long as the first at least,
+    /// and nobody uses it, nor the first one's old addresses.
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        let _ = (from, to);
+        false
+    }
+
     /// Keeps the addresses of a region and gives back the pages that lie wholly inside it. Says
     /// whether those pages now read as zero.
     ///

@@ -307,6 +307,23 @@ unsafe impl HeapBackend for Rig<'_> {
         Some(resized)
     }
 
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        let Some((source, mut book)) = self.parts() else { return false };
+        let held =
+            book.verify("relocate", &from, true, true) && book.verify("relocate", &to, true, true);
+        let alone = book.alone(&from).is_some() && book.alone(&to).is_some();
+        if !held || !alone || to.size < from.size {
+            book.breach(format!("relocate({}, {})", show(&from), show(&to)));
+            return false;
+        }
+        // SAFETY: the caller promises the same.
+        if book.refuses() || !unsafe { source.relocate(from, to) } {
+            return false;
+        }
+        book.take(from.addr(), from.end());
+        true
+    }
+
     unsafe fn discard(&mut self, region: Region) -> bool {
         let Some((source, mut book)) = self.parts() else { return false };
         if !book.verify("discard", &region, false, false) || book.refuses() {

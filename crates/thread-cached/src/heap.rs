@@ -20,7 +20,7 @@ use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
 use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, PARCELS, TABLE, class_for};
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
-use crate::pages::{Mapping, Pages, Run};
+use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
 use crate::registry::{self, Member, NOBODY};
 use crate::{Design, General, slot};
 
@@ -335,7 +335,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             Block::Mapped { mapping, bytes } => {
                 if class.is_none()
                     // SAFETY: the caller promises a block in use, and this is its mapping.
-                    && let Some(block) = unsafe { shared.remap(mapping, new_size, align) }
+                    && let Some(block) = unsafe { shared.remap(mapping, new_size) }
                 {
                     return Ok(block);
                 }
@@ -428,8 +428,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         let mut central = self.lock_to_grow();
         let pages = layout.size().div_ceil(PAGE).max(1);
         let align = layout.align().div_ceil(PAGE);
-        if pages + align > central.pages.longest() {
-            return central.pages.map(layout.size(), layout.align());
+        let too_long = pages + align > central.pages.longest();
+        if layout.size() >= LEAST_MAPPED || too_long {
+            let mapped = central.pages.map(layout.size(), layout.align(), too_long);
+            if mapped.is_some() || too_long {
+                return mapped;
+            }
         }
         let run = central.pages.take(pages, align)?;
         // SAFETY: the run was just given.
@@ -540,19 +544,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         true
     }
 
-    unsafe fn remap(
-        &self,
-        mapping: NonNull<Mapping>,
-        new_size: usize,
-        align: usize,
-    ) -> Option<NonNull<u8>> {
-        let mut central = self.lock_to_grow();
-        if new_size.div_ceil(PAGE) + align.div_ceil(PAGE) <= central.pages.longest() {
+    unsafe fn remap(&self, mapping: NonNull<Mapping>, new_size: usize) -> Option<NonNull<u8>> {
+        if new_size < LEAST_MAPPED {
             // Small enough to be a run, among others.
             return None;
         }
         // SAFETY: the caller promises the mapping of a block in use.
-        unsafe { central.pages.remap(mapping, new_size, true) }
+        unsafe { self.lock_to_grow().pages.remap(mapping, new_size) }
     }
 
     /// The last resort: everything that is free and this thread can reach goes back to the page heap.

@@ -5,11 +5,14 @@
 //! the backend is asked for another chunk. Neighbours of the same kind are merged at once (boundary tags: Knuth 1968).
 //!
 //! Dirty pages decay: what was not needed for a tenth of a second is discarded by halves, and what exceeds a bound at
-//! once (Jason Evans, *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). And a large run that
-//! only a clean one serves first makes as many dirty pages clean, so that what is present does not grow by it.
+//! once (Jason Evans, *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). So do mappings that
+//! large blocks left behind (`mapped`). And a large run that only a clean one serves first makes as many idle pages
+//! clean, so that what is present does not grow by it.
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs.
+
+mod mapped;
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::{Relaxed, Release};
@@ -19,6 +22,8 @@ use heapwright_core::{
     Broken, FreeBlock, HeapBackend, OutOfMemory, Policy, Region, Request, ensure,
 };
 
+use self::mapped::Spares;
+pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
 use crate::chunk::{
     CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, LARGE, Table, block_of, desc_of,
 };
@@ -74,21 +79,6 @@ impl Run {
     }
 }
 
-/// What lies in front of a block that has a mapping of its own.
-pub(crate) struct Mapping {
-    /// What the backend gave.
-    pub(crate) region: Region,
-    /// Bytes that the program may use.
-    pub(crate) bytes: usize,
-    pub(crate) next: *mut Mapping,
-    previous: *mut Mapping,
-}
-
-/// From the head of a mapping to the block.
-pub(crate) const BEFORE_BLOCK: usize = 64;
-/// The least distance of the block from the start of the mapping.
-const FRONT: usize = 4096;
-
 /// Runs of pages over the backend `B`, chosen by the policy `P`.
 pub(crate) struct Pages<B, P> {
     source: Counting<B>,
@@ -96,14 +86,16 @@ pub(crate) struct Pages<B, P> {
     clean: Index<P>,
     pub(crate) chunks: *mut Chunk,
     pub(crate) mappings: *mut Mapping,
-    /// Regions that the backend did not take back, for other blocks.
-    spares: *mut Mapping,
+    /// Mappings without a block.
+    spares: Spares,
     pub(crate) table: *mut Table,
     /// The binary logarithm of the length of chunks; zero before the first.
     shift: u32,
     /// Pages that serve something.
     used: usize,
-    /// The fewest dirty pages since dirty pages last decayed.
+    /// Those of blocks with mappings of their own.
+    mapped_pages: usize,
+    /// The fewest idle pages since they last decayed.
     idle: usize,
     /// When that was.
     decayed: u64,
@@ -127,10 +119,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             clean: Index::NEW,
             chunks: ptr::null_mut(),
             mappings: ptr::null_mut(),
-            spares: ptr::null_mut(),
+            spares: Spares::NONE,
             table: ptr::null_mut(),
             shift: 0,
             used: 0,
+            mapped_pages: 0,
             idle: 0,
             decayed: 0,
             discards: true,
@@ -167,7 +160,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(crate) fn take(&mut self, pages: usize, align: usize) -> Option<Run> {
         let run = self.find(pages, align)?;
         self.used += pages;
-        self.idle = self.idle.min(self.dirty.pages);
+        self.idle = self.idle.min(self.idle_pages());
         Some(run)
     }
 
@@ -188,8 +181,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if let Some(block) = self.dirty.policy.find(request) {
             return Some(self.cut(DIRTY, block, pages, align));
         }
-        if pages >= EXCHANGES && self.dirty.pages >= pages {
-            self.discard_down_to(self.dirty.pages - pages);
+        if pages >= EXCHANGES {
+            self.exchange(pages);
         }
         if let Some(block) = self.clean.policy.find(request) {
             return Some(self.cut(CLEAN, block, pages, align));
@@ -197,7 +190,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if pages + align - 1 > self.longest() {
             return None;
         }
-        if self.grow(pages + align - 1).is_none() {
+        if self.grow(pages + align - 1).is_none() && !self.grow_by_spares(pages + align - 1) {
             // The last resort: what is dirty and what is clean become neighbours.
             self.discard_down_to(0);
             if !self.discards {
@@ -208,6 +201,22 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
         let block = self.clean.policy.find(request)?;
         Some(self.cut(CLEAN, block, pages, align))
+    }
+
+    /// Takes another chunk when spare mappings were given back, if there were any.
+    fn grow_by_spares(&mut self, pages: usize) -> bool {
+        let mut given = false;
+        while self.give_back_a_spare() {
+            given = true;
+        }
+        given && self.grow(pages).is_some()
+    }
+
+    /// Before so many pages become present: discards as many that are idle, if there are.
+    fn exchange(&mut self, pages: usize) {
+        if self.idle_pages() >= pages {
+            self.discard_down_to(self.idle_pages() - pages);
+        }
     }
 
     /// Takes pages out of a free run, and puts back what is left in front and behind.
@@ -315,10 +324,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.used -= run.pages;
             self.put(DIRTY, run.chunk, run.page, run.pages);
         }
-        let bound = DIRTY_BOUND + self.used / 4;
-        if self.dirty.pages > bound && self.discards {
-            self.discard_down_to(bound / 2);
-        }
+        self.keep_bound();
         self.decay();
     }
 
@@ -398,15 +404,21 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     // ---- Decay ----------------------------------------------------------------------------------
 
-    /// Discards dirty runs until at most `keep` pages are dirty.
+    /// Pages that serve nothing and are probably present.
+    fn idle_pages(&self) -> usize {
+        self.dirty.pages + self.spares.pages
+    }
+
+    /// Gives back spare mappings, and discards dirty runs, until at most `keep` pages are idle.
     fn discard_down_to(&mut self, keep: usize) {
+        while self.idle_pages() > keep && self.give_back_a_spare() {}
         let mut chunk = self.chunks;
         while let Some(at) = NonNull::new(chunk) {
             // SAFETY: the list leads from chunk to chunk, and runs follow each other in each.
             unsafe {
                 let mut page = at.as_ref().first as usize;
                 while page < at.as_ref().pages as usize {
-                    if self.dirty.pages <= keep || !self.discards {
+                    if self.idle_pages() <= keep || !self.discards {
                         return;
                     }
                     let desc = Chunk::desc(at, page);
@@ -449,9 +461,17 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
+    /// Discards at once what is idle beyond the bound, and half of what it allows.
+    fn keep_bound(&mut self) {
+        let bound = DIRTY_BOUND + (self.used + self.mapped_pages) / 4;
+        if self.idle_pages() > bound {
+            self.discard_down_to(bound / 2);
+        }
+    }
+
     /// Lets time pass: of the dirty pages that were not needed since the last time, half are discarded.
     pub(crate) fn decay(&mut self) {
-        if self.dirty.pages == 0 || !self.discards {
+        if self.idle_pages() == 0 {
             return;
         }
         let now = now();
@@ -459,18 +479,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             return;
         }
         if self.decayed > 0 {
-            let idle = self.idle.min(self.dirty.pages);
-            self.discard_down_to(self.dirty.pages - idle.div_ceil(2));
+            let idle = self.idle.min(self.idle_pages());
+            self.discard_down_to(self.idle_pages() - idle.div_ceil(2));
         }
-        self.idle = self.dirty.pages;
+        self.idle = self.idle_pages();
         self.decayed = now;
     }
 
     /// Discards all that is dirty, gives back chunks that serve nothing, and says how many bytes that was.
     pub(crate) fn trim(&mut self) -> usize {
-        let dirty = self.dirty.pages;
+        let idle = self.idle_pages();
         self.discard_down_to(0);
-        let mut given = (dirty - self.dirty.pages) * PAGE;
+        let mut given = (idle - self.idle_pages()) * PAGE;
         let mut link = &raw mut self.chunks;
         // SAFETY: the list leads from chunk to chunk. A chunk without a page in use is one dirty or clean run, or
         // several; they leave the indexes first.
@@ -656,160 +676,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Ok(())
     }
 
-    // ---- Mappings -------------------------------------------------------------------------------
-
-    /// A block with a mapping of its own, and whether it is zero.
-    pub(crate) fn map(&mut self, size: usize, align: usize) -> Option<(NonNull<u8>, bool)> {
-        let front = align.max(FRONT);
-        if self.shift == 0 {
-            return None;
-        }
-        let all = self.mapping_for(size, front)?;
-        let region = match self.spare(all, front) {
-            Some(region) => region,
-            None => self.source.map(all, front).or_else(|_| self.source.grow(all, front)).ok()?,
-        };
-        // SAFETY: just given; the block begins `front` bytes into it.
-        unsafe {
-            let block = region.start.add(front);
-            let unit = self.word(block.addr().get());
-            if self.reach(block.addr().get()).is_err() || !unit.is_null() {
-                self.put_back(block, region);
-                return None;
-            }
-            self.link(block, region);
-            Some((block, region.zeroed))
-        }
-    }
-
-    /// How long a mapping is for a block that begins so far into it. From the block to its end is a unit at least: no
-    /// two blocks begin in the same one.
-    fn mapping_for(&self, size: usize, front: usize) -> Option<usize> {
-        size.max(1 << self.shift).checked_add(front)
-    }
-
-    /// What the table says of the unit of an address.
-    fn word(&self, addr: usize) -> *mut u8 {
-        // SAFETY: there is a table from the first chunk on.
-        unsafe { Table::word(self.table, addr) }
-    }
-
-    /// A region that the backend did not take back.
-    fn spare(&mut self, size: usize, align: usize) -> Option<Region> {
-        let mut link = &raw mut self.spares;
-        // SAFETY: the list leads through regions that are ours and serve nothing.
-        unsafe {
-            while let Some(spare) = NonNull::new(*link) {
-                let region = spare.as_ref().region;
-                if region.size >= size && region.addr() & (align - 1) == 0 {
-                    *link = spare.as_ref().next;
-                    return Some(Region { zeroed: false, ..region });
-                }
-                link = &raw mut (*spare.as_ptr()).next;
-            }
-        }
-        None
-    }
-
-    /// Gives a region back, or keeps what the backend does not take.
-    unsafe fn put_back(&mut self, block: NonNull<u8>, region: Region) {
-        // SAFETY: the caller promises a region of ours that serves nothing.
-        unsafe {
-            let taken = self.source.shrink(region);
-            let left = region.size - taken;
-            if left > block.addr().get() - region.addr() {
-                let spare = block.sub(BEFORE_BLOCK).cast::<Mapping>();
-                let region = Region { size: left, ..region };
-                let next = self.spares;
-                spare.write(Mapping { region, bytes: 0, next, previous: ptr::null_mut() });
-                self.spares = spare.as_ptr();
-            }
-        }
-    }
-
-    /// Makes a mapping known.
-    unsafe fn link(&mut self, block: NonNull<u8>, region: Region) {
-        // SAFETY: the caller promises a region and a block in it, with room in front.
-        unsafe {
-            let mapping = block.sub(BEFORE_BLOCK).cast::<Mapping>();
-            mapping.write(Mapping {
-                region,
-                bytes: region.end() - block.addr().get(),
-                next: self.mappings,
-                previous: ptr::null_mut(),
-            });
-            if let Some(next) = self.mappings.as_mut() {
-                next.previous = mapping.as_ptr();
-            }
-            self.mappings = mapping.as_ptr();
-            self.publish(block.addr().get(), mapping.as_ptr().cast());
-        }
-    }
-
-    unsafe fn unlink(&mut self, mapping: NonNull<Mapping>) {
-        // SAFETY: the caller promises a mapping of the list.
-        unsafe {
-            let Mapping { next, previous, .. } = *mapping.as_ptr();
-            if let Some(next) = next.as_mut() {
-                next.previous = previous;
-            }
-            match previous.as_mut() {
-                Some(previous) => previous.next = next,
-                None => self.mappings = next,
-            }
-            self.publish(mapping.addr().get() + BEFORE_BLOCK, ptr::null_mut());
-        }
-    }
-
-    /// Gives back a block with its mapping.
-    ///
-    /// # Safety
-    ///
-    /// The mapping is the heap's and nobody uses it.
-    pub(crate) unsafe fn unmap(&mut self, mapping: NonNull<Mapping>) {
-        // SAFETY: the caller promises the mapping.
-        unsafe {
-            self.unlink(mapping);
-            let region = mapping.as_ref().region;
-            self.put_back(mapping.cast::<u8>().add(BEFORE_BLOCK), region);
-        }
-    }
-
-    /// Changes the size of a block that has a mapping of its own, which may move with its contents.
-    ///
-    /// # Safety
-    ///
-    /// The mapping is the heap's.
-    pub(crate) unsafe fn remap(
-        &mut self,
-        mapping: NonNull<Mapping>,
-        size: usize,
-        may_move: bool,
-    ) -> Option<NonNull<u8>> {
-        // SAFETY: the caller promises the mapping.
-        unsafe {
-            let region = mapping.as_ref().region;
-            let front = mapping.addr().get() + BEFORE_BLOCK - region.addr();
-            let may_move = may_move && front == FRONT;
-            let new_size = self.mapping_for(size, front)?;
-            self.unlink(mapping);
-            let old = mapping.cast::<u8>().add(BEFORE_BLOCK);
-            let Some(new) = self.source.resize(region, new_size, may_move) else {
-                self.link(old, region);
-                return None;
-            };
-            let block = new.start.add(front);
-            if self.reach(block.addr().get()).is_err() {
-                // No room for a larger table: back to where it was, if the kernel lets it.
-                let back = self.source.resize(new, region.size, true)?;
-                self.link(back.start.add(front), back);
-                return None;
-            }
-            self.link(block, new);
-            Some(block)
-        }
-    }
-
     // ---- The end --------------------------------------------------------------------------------
 
     /// Gives everything back.
@@ -824,8 +690,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.mappings = mapping.as_ref().next;
                 self.source.shrink(mapping.as_ref().region);
             }
-            while let Some(spare) = NonNull::new(self.spares) {
-                self.spares = spare.as_ref().next;
+            while let Some(spare) = NonNull::new(self.spares.first) {
+                self.spares.first = spare.as_ref().next;
                 self.source.shrink(spare.as_ref().region);
             }
             let mut table = self.table;
@@ -913,7 +779,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             ensure(indexed.bytes == pages * DESC, "an index has the sizes of its runs", here)?;
             ensure(index.pages == pages, "an index counts its pages", here)?;
         }
-        Ok(())
+        self.check_mapped()
     }
 }
 

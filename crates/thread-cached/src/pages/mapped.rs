@@ -1,0 +1,382 @@
+//! Blocks with mappings of their own: the large ones.
+//!
+//! Each begins in a unit of the address space in which no other one begins, as the [`Table`] wants: a mapping starts at a
+//! multiple of a unit. So there is room to grow behind it, mostly, for which no memory is asked before it is needed.
+//!
+//! What such a block leaves behind is kept as a *spare* for the next: its pages are present, and asking the kernel for
+//! others costs more than all else about a large block. Any spare serves any block, as it can grow where it stands, or
+//! its end be discarded. Spares are idle pages like dirty runs, and decay with them.
+//!
+//! Invariants: `pages` of the spares is the sum of what is present of them; a block and the pages behind it that were
+//! touched since they were last discarded lie in their region.
+
+use core::ptr::{self, NonNull};
+
+use heapwright_core::{Broken, HeapBackend, Policy, Region, ensure};
+
+use super::Pages;
+use crate::chunk::Table;
+use crate::classes::PAGE;
+
+/// From how many bytes on a block has a mapping of its own, where the backend has such.
+pub(crate) const LEAST_MAPPED: usize = 4 << 20;
+
+/// What lies in front of a block that has a mapping of its own.
+pub(crate) struct Mapping {
+    /// What the backend gave.
+    pub(crate) region: Region,
+    /// Bytes that the program may use.
+    pub(crate) bytes: usize,
+    /// Bytes from the block on that may be present; none of what the backend did not take back.
+    touched: usize,
+    pub(crate) next: *mut Mapping,
+    previous: *mut Mapping,
+}
+
+/// From the head of a mapping to the block.
+pub(crate) const BEFORE_BLOCK: usize = 64;
+/// The least distance of the block from the start of the mapping.
+const FRONT: usize = 4096;
+/// What the kernel makes huge pages of.
+const HUGE: usize = 2 << 20;
+
+impl Mapping {
+    /// Where the block begins.
+    unsafe fn block(this: NonNull<Self>) -> NonNull<u8> {
+        // SAFETY: the caller promises a mapping, of which this is the head.
+        unsafe { this.cast::<u8>().add(BEFORE_BLOCK) }
+    }
+
+    /// How far into its region the block begins.
+    unsafe fn front(this: NonNull<Self>) -> usize {
+        // SAFETY: the caller promises a mapping.
+        unsafe { Self::block(this).addr().get() - this.as_ref().region.addr() }
+    }
+}
+
+/// Mappings without a block, the one left last first.
+pub(super) struct Spares {
+    pub(super) first: *mut Mapping,
+    /// Pages of them that may be present.
+    pub(super) pages: usize,
+}
+
+impl Spares {
+    pub(super) const NONE: Self = Self { first: ptr::null_mut(), pages: 0 };
+}
+
+/// Pages of that many bytes.
+const fn pages(bytes: usize) -> usize {
+    bytes.div_ceil(PAGE)
+}
+
+impl<B: HeapBackend, P: Policy> Pages<B, P> {
+    /// A block with a mapping of its own, and whether it is zero; if there is none, one with a region of another kind, if so
+    /// asked.
+    pub(crate) fn map(
+        &mut self,
+        size: usize,
+        align: usize,
+        or_grow: bool,
+    ) -> Option<(NonNull<u8>, bool)> {
+        let bytes = size.checked_next_multiple_of(FRONT)?;
+        let front = align.max(FRONT);
+        if self.shift == 0 || bytes.checked_add(front)? > isize::MAX as usize {
+            return None;
+        }
+        if let Some(block) = self.take_spare(bytes, front) {
+            return Some((block, false));
+        }
+        let (block, region) = self.fresh(bytes, front, or_grow)?;
+        self.exchange(pages(bytes));
+        // SAFETY: just given.
+        unsafe { self.link(block, region, bytes, bytes) };
+        Some((block, region.zeroed))
+    }
+
+    /// A region and the place of a block in it, `front` bytes from its start.
+    fn fresh(
+        &mut self,
+        bytes: usize,
+        front: usize,
+        or_grow: bool,
+    ) -> Option<(NonNull<u8>, Region)> {
+        let (all, unit) = (bytes + front, 1 << self.shift);
+        let align = front.max(unit);
+        let mut region = self.source.map(all, align);
+        if region.is_err() {
+            while self.give_back_a_spare() {}
+            region = self.source.map(all, align);
+        }
+        if region.is_err() && or_grow {
+            // From its block on, such a region is a unit long, so that no other block begins there.
+            region = self.source.grow(all.max(unit + front), front);
+        }
+        let region = region.ok()?;
+        // SAFETY: just given, and long enough.
+        unsafe {
+            let block = region.start.add(front);
+            let unit = self.word(block.addr().get());
+            if self.reach(block.addr().get()).is_err() || !unit.is_null() {
+                self.put_back(block, region);
+                return None;
+            }
+            // What is longer may be touched here and there only, until it is seen to grow.
+            if all <= 1 << self.shift {
+                self.offer_huge_pages_of(region);
+            }
+            Some((block, region))
+        }
+    }
+
+    /// Has huge pages for as many of a region as lie wholly in it.
+    unsafe fn offer_huge_pages_of(&mut self, region: Region) {
+        if self.huge_from < usize::MAX {
+            // SAFETY: the caller promises a region of ours.
+            unsafe { self.source.offer_huge_pages(region) };
+        }
+    }
+
+    /// Whether a region starts where a unit does, so that it may be shorter than one.
+    fn is_aligned(&self, region: Region) -> bool {
+        region.addr().trailing_zeros() >= self.shift
+    }
+
+    /// A block in a spare mapping: of those that have enough pages the one with the fewest, or else the one with the most.
+    fn take_spare(&mut self, bytes: usize, front: usize) -> Option<NonNull<u8>> {
+        let mut best: Option<NonNull<Mapping>> = None;
+        let mut spare = self.spares.first;
+        // SAFETY: the list leads through spares. The best of them is one, and serves nothing.
+        unsafe {
+            while let Some(here) = NonNull::new(spare) {
+                let Mapping { region, touched, next, .. } = *here.as_ptr();
+                let long_enough = touched > 0 || region.size >= bytes + front;
+                if long_enough && Mapping::front(here) == front {
+                    let better = best.is_none_or(|best| {
+                        let best = best.as_ref().touched;
+                        if best < bytes { touched > best } else { (bytes..best).contains(&touched) }
+                    });
+                    if better {
+                        best = Some(here);
+                    }
+                }
+                spare = next;
+            }
+            let best = best?;
+            let Mapping { mut region, mut touched, .. } = *best.as_ptr();
+            let block = Mapping::block(best);
+            if region.size < bytes + front {
+                region = self.source.resize(region, bytes + front, false)?;
+                self.offer_huge_pages_of(region);
+            }
+            self.remove_spare(best);
+            if touched < bytes {
+                self.exchange(pages(bytes - touched));
+                touched = bytes;
+            } else if touched - bytes > bytes / 4 {
+                let start = block.add(bytes);
+                self.source.discard(Region { start, size: touched - bytes, zeroed: false });
+                touched = bytes;
+            }
+            self.link(block, region, bytes, touched);
+            Some(block)
+        }
+    }
+
+    unsafe fn add_spare(&mut self, spare: NonNull<Mapping>) {
+        // SAFETY: the caller promises a mapping in no list.
+        unsafe {
+            (*spare.as_ptr()).next = self.spares.first;
+            self.spares.pages += pages(spare.as_ref().touched);
+        }
+        self.spares.first = spare.as_ptr();
+    }
+
+    unsafe fn remove_spare(&mut self, spare: NonNull<Mapping>) {
+        let mut link = &raw mut self.spares.first;
+        // SAFETY: the caller promises a spare.
+        unsafe {
+            while *link != spare.as_ptr() {
+                link = &raw mut (**link).next;
+            }
+            *link = spare.as_ref().next;
+            self.spares.pages -= pages(spare.as_ref().touched);
+        }
+        self.idle = self.idle.min(self.idle_pages());
+    }
+
+    /// Gives the oldest spare back; whether there was one.
+    pub(super) fn give_back_a_spare(&mut self) -> bool {
+        let mut oldest = None;
+        let mut spare = self.spares.first;
+        // SAFETY: the list leads through spares, which serve nothing.
+        unsafe {
+            while let Some(here) = NonNull::new(spare) {
+                if here.as_ref().touched > 0 {
+                    oldest = Some(here);
+                }
+                spare = here.as_ref().next;
+            }
+            let Some(oldest) = oldest else { return false };
+            self.remove_spare(oldest);
+            self.put_back(Mapping::block(oldest), oldest.as_ref().region);
+        }
+        true
+    }
+
+    /// What the table says of the unit of an address.
+    fn word(&self, addr: usize) -> *mut u8 {
+        // SAFETY: there is a table from the first chunk on.
+        unsafe { Table::word(self.table, addr) }
+    }
+
+    /// Gives a region back to the backend; what that does not take is a spare.
+    unsafe fn put_back(&mut self, block: NonNull<u8>, region: Region) {
+        // SAFETY: the caller promises a region of ours that serves nothing.
+        unsafe {
+            let taken = self.source.shrink(region);
+            let left = region.size - taken;
+            if left > block.addr().get() - region.addr() {
+                let spare = block.sub(BEFORE_BLOCK).cast::<Mapping>();
+                let region = Region { size: left, ..region };
+                let (next, previous) = (ptr::null_mut(), ptr::null_mut());
+                spare.write(Mapping { region, bytes: 0, touched: 0, next, previous });
+                self.add_spare(spare);
+            }
+        }
+    }
+
+    /// Makes a mapping known.
+    unsafe fn link(&mut self, block: NonNull<u8>, region: Region, bytes: usize, touched: usize) {
+        self.mapped_pages += pages(bytes);
+        // SAFETY: the caller promises a region and a block in it, with room in front.
+        unsafe {
+            let mapping = block.sub(BEFORE_BLOCK).cast::<Mapping>();
+            let (next, previous) = (self.mappings, ptr::null_mut());
+            mapping.write(Mapping { region, bytes, touched, next, previous });
+            if let Some(next) = self.mappings.as_mut() {
+                next.previous = mapping.as_ptr();
+            }
+            self.mappings = mapping.as_ptr();
+            self.publish(block.addr().get(), mapping.as_ptr().cast());
+        }
+    }
+
+    unsafe fn unlink(&mut self, mapping: NonNull<Mapping>) {
+        // SAFETY: the caller promises a mapping of the list.
+        unsafe {
+            let Mapping { next, previous, bytes, .. } = *mapping.as_ptr();
+            self.mapped_pages -= pages(bytes);
+            if let Some(next) = next.as_mut() {
+                next.previous = previous;
+            }
+            match previous.as_mut() {
+                Some(previous) => previous.next = next,
+                None => self.mappings = next,
+            }
+            self.publish(Mapping::block(mapping).addr().get(), ptr::null_mut());
+        }
+    }
+
+    /// Gives back a block with its mapping, which is a spare from now on.
+    ///
+    /// # Safety
+    ///
+    /// The mapping is the heap's and nobody uses it.
+    pub(crate) unsafe fn unmap(&mut self, mapping: NonNull<Mapping>) {
+        // SAFETY: the caller promises the mapping.
+        unsafe {
+            self.unlink(mapping);
+            self.add_spare(mapping);
+        }
+        self.keep_bound();
+        self.decay();
+    }
+
+    /// Changes the size of a block that has a mapping of its own, which may move with its contents.
+    ///
+    /// # Safety
+    ///
+    /// The mapping is the heap's.
+    pub(crate) unsafe fn remap(
+        &mut self,
+        mapping: NonNull<Mapping>,
+        size: usize,
+    ) -> Option<NonNull<u8>> {
+        let new_bytes = size.checked_next_multiple_of(FRONT)?;
+        // SAFETY: the caller promises the mapping.
+        unsafe {
+            let Mapping { mut region, bytes, touched, .. } = *mapping.as_ptr();
+            let (block, front) = (Mapping::block(mapping), Mapping::front(mapping));
+            // What grows may grow on: the pages at its end are to be huge ones, too, and not cut in two.
+            let all = new_bytes.checked_add(front)?.checked_next_multiple_of(HUGE)?;
+            let too_short = all > region.size && new_bytes + front > region.size;
+            let too_long = all < region.size && new_bytes < bytes && self.is_aligned(region);
+            if too_short || too_long {
+                match self.source.resize(region, all, false) {
+                    Some(resized) => region = resized,
+                    None if too_long => {}
+                    None if front == FRONT => return self.relocate(mapping, new_bytes),
+                    None => return None,
+                }
+            }
+            if too_short {
+                self.offer_huge_pages_of(region);
+            }
+            if new_bytes > touched {
+                self.exchange(pages(new_bytes - touched));
+            }
+            let present = touched.clamp(new_bytes, region.size - front);
+            self.unlink(mapping);
+            self.link(block, region, new_bytes, present);
+            Some(block)
+        }
+    }
+
+    /// Moves a block, with its pages, to a mapping of `bytes`.
+    unsafe fn relocate(&mut self, mapping: NonNull<Mapping>, bytes: usize) -> Option<NonNull<u8>> {
+        let (new, region) = self.fresh(bytes, FRONT, false)?;
+        // SAFETY: the caller promises the mapping, of which the block begins as far from the start.
+        unsafe {
+            let Mapping { region: old, touched, .. } = *mapping.as_ptr();
+            self.unlink(mapping);
+            if !self.source.relocate(old, region) {
+                let Mapping { bytes, .. } = *mapping.as_ptr();
+                self.link(Mapping::block(mapping), old, bytes, touched);
+                self.put_back(new, region);
+                return None;
+            }
+            self.offer_huge_pages_of(region);
+            self.exchange(pages(bytes - touched.min(bytes)));
+            self.link(new, region, bytes, touched.max(bytes));
+            Some(new)
+        }
+    }
+
+    /// Verifies what this module promises.
+    pub(super) fn check_mapped(&self) -> Result<(), Broken> {
+        let mut sums = [0, 0];
+        for (sum, first) in sums.iter_mut().zip([self.mappings, self.spares.first]) {
+            let mut next = first;
+            while let Some(here) = NonNull::new(next) {
+                // SAFETY: both lists lead from mapping to mapping.
+                unsafe {
+                    let Mapping { region, bytes, touched, .. } = *here.as_ptr();
+                    let (block, front) = (Mapping::block(here).addr().get(), Mapping::front(here));
+                    let serves = first == self.mappings;
+                    let fits = bytes.max(touched) <= region.size - front;
+                    ensure(fits, "a block and what was touched lie in their region", block)?;
+                    let alone = self.is_aligned(region) || region.size - front >= 1 << self.shift;
+                    ensure(alone, "no two blocks begin in the same unit", block)?;
+                    let known = self.word(block) == here.as_ptr().cast();
+                    ensure(known == serves, "the table knows mappings with a block", block)?;
+                    *sum += pages(if serves { bytes } else { touched });
+                    next = here.as_ref().next;
+                }
+            }
+        }
+        let here = ptr::from_ref(self).addr();
+        ensure(sums[0] == self.mapped_pages, "mapped pages are counted", here)?;
+        ensure(sums[1] == self.spares.pages, "spare pages are counted", here)
+    }
+}

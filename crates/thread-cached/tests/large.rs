@@ -1,0 +1,121 @@
+//! Blocks with mappings of their own: they grow without being copied, and what they leave serves the next.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use heapwright_backends::{Limited, Mmap};
+use heapwright_core::Strategy;
+use heapwright_thread_cached::ThreadCached;
+
+const MIB: usize = 1 << 20;
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 16).unwrap()
+}
+
+/// One byte in each page tells where it is.
+fn mark(block: NonNull<u8>, pages: std::ops::Range<usize>, name: usize) {
+    for page in pages {
+        // SAFETY: the caller has the block.
+        unsafe { block.add(page * 4096).write((page * 7 + name) as u8) };
+    }
+}
+
+fn has_marks(block: NonNull<u8>, pages: usize, name: usize) -> bool {
+    // SAFETY: as above.
+    (0..pages).all(|page| unsafe { block.add(page * 4096).read() == (page * 7 + name) as u8 })
+}
+
+#[test]
+fn blocks_that_grow_past_each_other_keep_their_contents() {
+    let heap = ThreadCached::<Mmap>::new();
+    let mut blocks = [(); 3].map(|()| heap.allocate(layout(5 * MIB)).unwrap());
+    let mut pages = 5 * MIB / 4096;
+    (0..3).for_each(|name| mark(blocks[name], 0..pages, name));
+    for size in [5 * MIB + 1, 9 * MIB, 31 * MIB, 32 * MIB, 33 * MIB, 70 * MIB, 150 * MIB] {
+        for (name, block) in blocks.iter_mut().enumerate() {
+            // SAFETY: in use, of the size before.
+            *block = unsafe { heap.resize(*block, size) }.unwrap();
+            mark(*block, pages..size / 4096, name);
+        }
+        pages = size / 4096;
+        heap.check().unwrap();
+    }
+    for size in [149 * MIB, 60 * MIB, 20 * MIB, 4 * MIB, MIB] {
+        for (name, block) in blocks.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *block = unsafe { heap.resize(*block, size) }.unwrap();
+            assert!(has_marks(*block, size / 4096, name), "block {name} at {} MiB", size / MIB);
+        }
+        heap.check().unwrap();
+    }
+    // SAFETY: in use.
+    blocks.map(|block| unsafe { heap.deallocate(block) }.unwrap());
+    heap.trim();
+    heap.check().unwrap();
+    let stats = heap.stats();
+    assert_eq!((stats.live_bytes, stats.mapped_blocks), (0, 0));
+    assert!(stats.footprint <= 64 * MIB, "the chunks alone are left: {stats:?}");
+}
+
+#[test]
+fn what_a_large_block_leaves_serves_the_next() {
+    let heap = ThreadCached::<Mmap>::new();
+    let mut held: Vec<_> =
+        (5..13).map(|size| heap.allocate_zeroed(layout(size * MIB)).unwrap()).collect();
+    let grows = heap.stats().grows;
+    for round in 0..200 {
+        let size = (4 + round * 7 % 21) * MIB;
+        // SAFETY: in use.
+        unsafe { heap.deallocate(held.remove(round % held.len())) }.unwrap();
+        let block = heap.allocate_zeroed(layout(size)).unwrap();
+        // SAFETY: as long as that.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(block.as_ptr(), size) };
+        assert!(bytes.iter().step_by(1000).all(|&byte| byte == 0), "zeroed anew");
+        bytes.fill(1);
+        held.push(block);
+    }
+    heap.check().unwrap();
+    assert_eq!(heap.stats().grows, grows, "the backend was asked for nothing more");
+}
+
+#[test]
+fn spare_mappings_go_back_before_memory_is_refused() {
+    let heap = ThreadCached::<Limited<Mmap>>::over(Limited::over(Mmap::new(), 120 * MIB));
+    for round in 1..=3 {
+        let large = heap.allocate(layout(50 * MIB)).unwrap();
+        // SAFETY: in use.
+        unsafe { heap.deallocate(large) }.unwrap();
+        let count = 60 * MIB / 20_000;
+        let small: Vec<_> = (0..count).filter_map(|_| heap.allocate(layout(20_000))).collect();
+        assert_eq!(small.len(), count, "round {round}");
+        let another = heap.allocate(layout(80 * MIB));
+        assert!(another.is_none(), "beyond the limit");
+        // SAFETY: in use.
+        small.into_iter().for_each(|block| unsafe { heap.deallocate(block) }.unwrap());
+        heap.trim();
+        heap.check().unwrap();
+    }
+}
+
+#[test]
+fn alignments_beyond_a_unit_are_kept() {
+    let heap = ThreadCached::<Mmap>::new();
+    for power in [12, 16, 21, 25, 26, 28] {
+        let layout = Layout::from_size_align(6 * MIB, 1 << power).unwrap();
+        let blocks = [(); 3].map(|()| heap.allocate(layout).unwrap());
+        assert!(blocks.iter().all(|block| block.addr().get().is_multiple_of(1 << power)));
+        (0..3).for_each(|name| mark(blocks[name], 0..1536, name));
+        heap.check().unwrap();
+        assert!((0..3).all(|name| has_marks(blocks[name], 1536, name)));
+        // SAFETY: in use, with this layout.
+        let grown =
+            blocks.map(|block| unsafe { heap.reallocate(block, layout, 40 * MIB) }.unwrap());
+        assert!(grown.iter().all(|block| block.addr().get().is_multiple_of(1 << power)));
+        assert!((0..3).all(|name| has_marks(grown[name], 1536, name)));
+        heap.check().unwrap();
+        // SAFETY: in use.
+        grown.map(|block| unsafe { heap.deallocate(block) }.unwrap());
+        heap.check().unwrap();
+    }
+}
