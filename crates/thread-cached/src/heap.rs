@@ -156,11 +156,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[cold]
     #[inline(never)]
     fn allocate_slowly(&self, layout: Layout) -> Option<NonNull<u8>> {
-        self.allocate_any(layout).map(|(block, _)| block)
+        self.allocate_any(layout, false).map(|(block, _)| block)
     }
 
-    /// A block, and whether it is zero.
-    fn allocate_any(&self, layout: Layout) -> Option<(NonNull<u8>, bool)> {
+    /// A block, and whether it is zero; if it is to be is asked for its sake alone that little of it may be touched.
+    fn allocate_any(&self, layout: Layout, zeroed: bool) -> Option<(NonNull<u8>, bool)> {
         if !Limits::GENERAL.admit(layout) {
             return None;
         }
@@ -180,7 +180,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             // SAFETY: as above.
             None => unsafe {
                 shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
-                shared.allocate_large(layout)
+                shared.allocate_large(layout, zeroed)
             },
         };
         // SAFETY: the part is this thread's.
@@ -424,13 +424,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     }
 
     /// A block without a class: a run of pages, or a mapping. And whether it is zero.
-    fn allocate_large(&self, layout: Layout) -> Option<(NonNull<u8>, bool)> {
+    fn allocate_large(&self, layout: Layout, zeroed: bool) -> Option<(NonNull<u8>, bool)> {
         let mut central = self.lock_to_grow();
         let pages = layout.size().div_ceil(PAGE).max(1);
         let align = layout.align().div_ceil(PAGE);
         let too_long = pages + align > central.pages.longest();
         if layout.size() >= LEAST_MAPPED || too_long {
-            let mapped = central.pages.map(layout.size(), layout.align(), too_long);
+            let mapped = central.pages.map(layout, zeroed, too_long);
             if mapped.is_some() || too_long {
                 return mapped;
             }
@@ -831,7 +831,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         let (block, zeroed) = if layout.size() <= MAX_SMALL {
             (self.allocate(layout)?, false)
         } else {
-            self.allocate_any(layout)?
+            self.allocate_any(layout, true)?
         };
         if !zeroed {
             // SAFETY: at least that long, and ours.

@@ -4,8 +4,8 @@
 //! *clean* ones, which cost nothing but addresses. A request takes a dirty run if one serves, then a clean one, then
 //! the backend is asked for another chunk. Neighbours of the same kind are merged at once (boundary tags: Knuth 1968).
 //!
-//! Dirty pages decay: what was not needed for a tenth of a second is discarded by halves, and what exceeds a bound at
-//! once (Jason Evans, *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). So do mappings that
+//! Dirty pages decay: of what was not needed for a tenth of a second half is discarded, as whole huge pages; of what was not
+//! for four tenths, all; and what exceeds a bound goes at once (Jason Evans, *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). So do mappings that
 //! large blocks left behind (`mapped`). And a large run that only a clean one serves first makes as many idle pages
 //! clean, so that what is present does not grow by it.
 //!
@@ -14,6 +14,7 @@
 
 mod mapped;
 
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -22,8 +23,8 @@ use heapwright_core::{
     Broken, FreeBlock, HeapBackend, OutOfMemory, Policy, Region, Request, ensure,
 };
 
-use self::mapped::Spares;
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
+use self::mapped::{HUGE, Spares};
 use crate::chunk::{
     CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, LARGE, Table, block_of, desc_of,
 };
@@ -40,6 +41,10 @@ const FIRST_UNITS: usize = 256;
 const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 /// From this many pages on a request makes dirty pages clean before it takes clean ones.
 const EXCHANGES: usize = 64;
+/// Pages of what the kernel makes a huge page.
+const HUGE_PAGES: usize = HUGE / PAGE;
+/// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
+const CALM: u8 = 4;
 /// How often dirty pages decay, in milliseconds.
 pub(crate) const DECAY: u64 = 100;
 
@@ -97,6 +102,9 @@ pub(crate) struct Pages<B, P> {
     mapped_pages: usize,
     /// The fewest idle pages since they last decayed.
     idle: usize,
+    /// The same since those went that were not needed for long, and how often pages decayed since.
+    long_idle: usize,
+    calm: u8,
     /// When that was.
     decayed: u64,
     /// Whether the backend can discard.
@@ -125,6 +133,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             used: 0,
             mapped_pages: 0,
             idle: 0,
+            long_idle: 0,
+            calm: 0,
             decayed: 0,
             discards: true,
             huge_from,
@@ -160,7 +170,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(crate) fn take(&mut self, pages: usize, align: usize) -> Option<Run> {
         let run = self.find(pages, align)?;
         self.used += pages;
-        self.idle = self.idle.min(self.idle_pages());
+        self.note_need();
         Some(run)
     }
 
@@ -205,17 +215,13 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Takes another chunk when spare mappings were given back, if there were any.
     fn grow_by_spares(&mut self, pages: usize) -> bool {
-        let mut given = false;
-        while self.give_back_a_spare() {
-            given = true;
-        }
-        given && self.grow(pages).is_some()
+        self.give_back_spares(usize::MAX) && self.grow(pages).is_some()
     }
 
     /// Before so many pages become present: discards as many that are idle, if there are.
     fn exchange(&mut self, pages: usize) {
         if self.idle_pages() >= pages {
-            self.discard_down_to(self.idle_pages() - pages);
+            self.discard_huge_down_to(self.idle_pages() - pages);
         }
     }
 
@@ -409,9 +415,36 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.dirty.pages + self.spares.pages
     }
 
+    /// Gives back spare mappings, and discards huge pages that are all dirty, until at most `keep` pages are idle, or there
+    /// are none left. A huge page of which a part is discarded is none any more, and its pages cost a fault each when they
+    /// serve again: that is for those that are not needed for long.
+    fn discard_huge_down_to(&mut self, keep: usize) {
+        if self.huge_from == usize::MAX {
+            return self.discard_down_to(keep);
+        }
+        self.give_back_spares(self.idle_pages().saturating_sub(keep));
+        // So long a run has a whole huge page, wherever it starts.
+        let request = Request::new((2 * HUGE_PAGES - 1) * DESC);
+        while self.idle_pages() > keep
+            && self.discards
+            && let Some(block) = self.dirty.policy.find(request)
+        {
+            // SAFETY: the block is in the index, so it is a dirty run.
+            unsafe {
+                let (chunk, page) = self.place(desc_of(block));
+                let end = page + block.size() / DESC;
+                let first = page.next_multiple_of(HUGE_PAGES);
+                let most = (self.idle_pages() - keep).next_multiple_of(HUGE_PAGES);
+                let last = (end / HUGE_PAGES * HUGE_PAGES).min(first + most);
+                let whole = Run { chunk, page, pages: end - page, zeroed: false };
+                self.discard(whole, first..last);
+            }
+        }
+    }
+
     /// Gives back spare mappings, and discards dirty runs, until at most `keep` pages are idle.
     fn discard_down_to(&mut self, keep: usize) {
-        while self.idle_pages() > keep && self.give_back_a_spare() {}
+        self.give_back_spares(self.idle_pages().saturating_sub(keep));
         let mut chunk = self.chunks;
         while let Some(at) = NonNull::new(chunk) {
             // SAFETY: the list leads from chunk to chunk, and runs follow each other in each.
@@ -424,7 +457,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let desc = Chunk::desc(at, page);
                     let pages = desc.as_ref().pages();
                     if Chunk::entry(at.cast(), page).load(Relaxed) == DIRTY {
-                        self.discard(Run { chunk: at, page, pages, zeroed: false });
+                        let run = Run { chunk: at, page, pages, zeroed: false };
+                        self.discard(run, page..page + pages);
                     }
                     page += pages;
                 }
@@ -433,18 +467,27 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Makes a dirty run clean.
-    unsafe fn discard(&mut self, run: Run) {
-        // SAFETY: the caller promises a dirty run, which is in its index.
+    /// Makes pages of a dirty run clean.
+    unsafe fn discard(&mut self, run: Run, pages: Range<usize>) {
+        let Run { chunk, page: start, .. } = run;
+        let end = start + run.pages;
+        let part = Run { page: pages.start, pages: pages.len(), ..run };
+        // SAFETY: the caller promises a dirty run, which is in its index, and pages of it.
         unsafe {
-            let zero = self.source.discard(run.region());
+            let zero = self.source.discard(part.region());
             if !zero {
                 self.discards = false;
                 return;
             }
             self.dirty.policy.remove(block_of(run.desc(), run.pages));
-            self.dirty.pages -= run.pages;
-            self.put(CLEAN, run.chunk, run.page, run.pages);
+            self.dirty.pages -= part.pages;
+            if start < pages.start {
+                self.insert(DIRTY, chunk, start, pages.start - start);
+            }
+            if pages.end < end {
+                self.insert(DIRTY, chunk, pages.end, end - pages.end);
+            }
+            self.put(CLEAN, chunk, part.page, part.pages);
         }
     }
 
@@ -465,7 +508,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     fn keep_bound(&mut self) {
         let bound = DIRTY_BOUND + (self.used + self.mapped_pages) / 4;
         if self.idle_pages() > bound {
-            self.discard_down_to(bound / 2);
+            self.discard_huge_down_to(bound / 2);
         }
     }
 
@@ -479,11 +522,24 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             return;
         }
         if self.decayed > 0 {
+            self.calm += 1;
             let idle = self.idle.min(self.idle_pages());
-            self.discard_down_to(self.idle_pages() - idle.div_ceil(2));
+            self.discard_huge_down_to(self.idle_pages() - idle.div_ceil(2));
+        }
+        if self.calm == CALM {
+            self.calm = 0;
+            let idle = self.long_idle.min(self.idle_pages());
+            self.discard_down_to(self.idle_pages() - idle);
+            self.long_idle = self.idle_pages();
         }
         self.idle = self.idle_pages();
         self.decayed = now;
+    }
+
+    /// Idle pages are needed.
+    fn note_need(&mut self) {
+        self.idle = self.idle.min(self.idle_pages());
+        self.long_idle = self.long_idle.min(self.idle);
     }
 
     /// Discards all that is dirty, gives back chunks that serve nothing, and says how many bytes that was.

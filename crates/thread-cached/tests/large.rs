@@ -50,7 +50,7 @@ fn blocks_that_grow_past_each_other_keep_their_contents() {
         heap.check().unwrap();
     }
     // SAFETY: in use.
-    blocks.map(|block| unsafe { heap.deallocate(block) }.unwrap());
+    blocks.into_iter().for_each(|block| unsafe { heap.deallocate(block) }.unwrap());
     heap.trim();
     heap.check().unwrap();
     let stats = heap.stats();
@@ -115,7 +115,7 @@ fn alignments_beyond_a_unit_are_kept() {
         assert!((0..3).all(|name| has_marks(grown[name], 1536, name)));
         heap.check().unwrap();
         // SAFETY: in use.
-        grown.map(|block| unsafe { heap.deallocate(block) }.unwrap());
+        grown.into_iter().for_each(|block| unsafe { heap.deallocate(block) }.unwrap());
         heap.check().unwrap();
     }
 }

@@ -10,6 +10,7 @@
 //! Invariants: `pages` of the spares is the sum of what is present of them; a block and the pages behind it that were
 //! touched since they were last discarded lie in their region.
 
+use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
 use heapwright_core::{Broken, HeapBackend, Policy, Region, ensure};
@@ -37,8 +38,11 @@ pub(crate) struct Mapping {
 pub(crate) const BEFORE_BLOCK: usize = 64;
 /// The least distance of the block from the start of the mapping.
 const FRONT: usize = 4096;
+/// Longer blocks have no huge pages, unless they are seen to grow: they may be touched here and there only. Of those that
+/// are to be zero, the length of a unit is the limit.
+const MOST_HUGE: usize = 1 << 30;
 /// What the kernel makes huge pages of.
-const HUGE: usize = 2 << 20;
+pub(super) const HUGE: usize = 2 << 20;
 
 impl Mapping {
     /// Where the block begins.
@@ -71,16 +75,16 @@ const fn pages(bytes: usize) -> usize {
 }
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
-    /// A block with a mapping of its own, and whether it is zero; if there is none, one with a region of another kind, if so
-    /// asked.
+    /// A block with a mapping of its own, and whether it is zero, of which little may be touched if that was asked for; if
+    /// there is none, one with a region of another kind, if so asked.
     pub(crate) fn map(
         &mut self,
-        size: usize,
-        align: usize,
+        layout: Layout,
+        zeroed: bool,
         or_grow: bool,
     ) -> Option<(NonNull<u8>, bool)> {
-        let bytes = size.checked_next_multiple_of(FRONT)?;
-        let front = align.max(FRONT);
+        let bytes = layout.size().checked_next_multiple_of(FRONT)?;
+        let front = layout.align().max(FRONT);
         if self.shift == 0 || bytes.checked_add(front)? > isize::MAX as usize {
             return None;
         }
@@ -90,7 +94,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let (block, region) = self.fresh(bytes, front, or_grow)?;
         self.exchange(pages(bytes));
         // SAFETY: just given.
-        unsafe { self.link(block, region, bytes, bytes) };
+        unsafe {
+            if bytes <= if zeroed { 1 << self.shift } else { MOST_HUGE } {
+                self.offer_huge_pages_of(region);
+            }
+            self.link(block, region, bytes, bytes);
+        }
         Some((block, region.zeroed))
     }
 
@@ -101,11 +110,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         front: usize,
         or_grow: bool,
     ) -> Option<(NonNull<u8>, Region)> {
-        let (all, unit) = (bytes + front, 1 << self.shift);
+        let (mut all, unit) = (bytes + front, 1 << self.shift);
+        // The last pages are a huge one if little of it is not asked for.
+        let rest = all.wrapping_neg() % HUGE;
+        if rest <= bytes / 8 {
+            all += rest;
+        }
         let align = front.max(unit);
         let mut region = self.source.map(all, align);
         if region.is_err() {
-            while self.give_back_a_spare() {}
+            self.give_back_spares(usize::MAX);
             region = self.source.map(all, align);
         }
         if region.is_err() && or_grow {
@@ -120,10 +134,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if self.reach(block.addr().get()).is_err() || !unit.is_null() {
                 self.put_back(block, region);
                 return None;
-            }
-            // What is longer may be touched here and there only, until it is seen to grow.
-            if all <= 1 << self.shift {
-                self.offer_huge_pages_of(region);
             }
             Some((block, region))
         }
@@ -174,9 +184,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.exchange(pages(bytes - touched));
                 touched = bytes;
             } else if touched - bytes > bytes / 4 {
-                let start = block.add(bytes);
-                self.source.discard(Region { start, size: touched - bytes, zeroed: false });
-                touched = bytes;
+                let end = (front + bytes).next_multiple_of(HUGE) - front;
+                if end < touched {
+                    self.discard_end(best, end);
+                    touched = end;
+                }
             }
             self.link(block, region, bytes, touched);
             Some(block)
@@ -202,26 +214,60 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             *link = spare.as_ref().next;
             self.spares.pages -= pages(spare.as_ref().touched);
         }
-        self.idle = self.idle.min(self.idle_pages());
+        self.note_need();
     }
 
-    /// Gives the oldest spare back; whether there was one.
-    pub(super) fn give_back_a_spare(&mut self) -> bool {
+    /// Gives back so many pages of spares, the oldest first, rounded to huge ones; whether there were any.
+    pub(super) fn give_back_spares(&mut self, mut excess: usize) -> bool {
+        let mut given = false;
+        while excess > 0
+            && let Some(oldest) = self.oldest_spare()
+        {
+            given = true;
+            // SAFETY: a spare serves nothing.
+            unsafe {
+                let Mapping { region, touched, .. } = *oldest.as_ptr();
+                let (block, front) = (Mapping::block(oldest), Mapping::front(oldest));
+                let left = touched.saturating_sub(excess.saturating_mul(PAGE));
+                let kept = ((front + left) / HUGE * HUGE).saturating_sub(front);
+                let present = pages(touched);
+                if kept > 0 {
+                    self.discard_end(oldest, kept);
+                    self.spares.pages -= present - pages(kept);
+                    break;
+                }
+                self.remove_spare(oldest);
+                self.put_back(block, region);
+                excess = excess.saturating_sub(present);
+            }
+        }
+        given
+    }
+
+    /// Discards what is present of a mapping behind so many bytes of its block.
+    unsafe fn discard_end(&mut self, mapping: NonNull<Mapping>, bytes: usize) {
+        // SAFETY: the caller promises a mapping, of which nobody uses more.
+        unsafe {
+            let start = Mapping::block(mapping).add(bytes);
+            let size = mapping.as_ref().touched - bytes;
+            self.source.discard(Region { start, size, zeroed: false });
+            (*mapping.as_ptr()).touched = bytes;
+        }
+    }
+
+    /// The spare that was left first, of those of which anything may be present.
+    fn oldest_spare(&self) -> Option<NonNull<Mapping>> {
         let mut oldest = None;
         let mut spare = self.spares.first;
-        // SAFETY: the list leads through spares, which serve nothing.
-        unsafe {
-            while let Some(here) = NonNull::new(spare) {
-                if here.as_ref().touched > 0 {
-                    oldest = Some(here);
-                }
-                spare = here.as_ref().next;
+        while let Some(here) = NonNull::new(spare) {
+            // SAFETY: the list leads through spares.
+            let here_too = unsafe { here.as_ref() };
+            if here_too.touched > 0 {
+                oldest = Some(here);
             }
-            let Some(oldest) = oldest else { return false };
-            self.remove_spare(oldest);
-            self.put_back(Mapping::block(oldest), oldest.as_ref().region);
+            spare = here_too.next;
         }
-        true
+        oldest
     }
 
     /// What the table says of the unit of an address.
