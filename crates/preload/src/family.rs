@@ -11,6 +11,9 @@ use libc::{FILE, c_int, c_void};
 
 use crate::report::{self, Usage};
 
+/// Bytes of most requests.
+const SMALL: usize = 1024;
+
 /// A request as C makes it. `None` where it is larger than any object may be.
 #[inline(always)]
 fn layout(size: usize, align: usize) -> Option<Layout> {
@@ -41,6 +44,16 @@ pub fn malloc<S: Strategy>(heap: &S, size: usize) -> *mut c_void {
 
 #[inline(always)]
 pub(crate) fn allocate<S: Strategy>(heap: &S, size: usize) -> Option<NonNull<u8>> {
+    // Most requests are small. A strategy that looks up what serves them does so here without asking again.
+    if size <= SMALL {
+        // SAFETY: a power of two, and far from the end of the address space.
+        return heap.allocate(unsafe { Layout::from_size_align_unchecked(size, GRANULE) });
+    }
+    allocate_more(heap, size)
+}
+
+#[inline(never)]
+fn allocate_more<S: Strategy>(heap: &S, size: usize) -> Option<NonNull<u8>> {
     layout(size, GRANULE).and_then(|layout| heap.allocate(layout))
 }
 

@@ -639,6 +639,18 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         }
     }
 
+    /// After chunks were given back: none of them is near any part.
+    fn stay_near(&self) {
+        let mut local = self.locals;
+        while let Some(here) = NonNull::new(local) {
+            // SAFETY: the list leads through parts.
+            unsafe {
+                Local::stay_near(here);
+                local = here.as_ref().next;
+            }
+        }
+    }
+
     /// Visits the parts that belong to no thread.
     fn each_orphan(&mut self, visit: &mut dyn FnMut(NonNull<Local>, &mut Self) -> bool) {
         let mut local = self.locals;
@@ -921,7 +933,9 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         }
         let mut central = shared.lock();
         central.settle_orphans(&shared.misuses);
-        central.pages.trim()
+        let given = central.pages.trim();
+        central.stay_near();
+        given
     }
 
     fn stats(&self) -> Stats {

@@ -23,7 +23,7 @@ mod stash;
 use core::mem::{self, offset_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicPtr,
     Ordering::{Relaxed, Release},
     compiler_fence,
 };
@@ -35,7 +35,7 @@ use self::crossing::Outgoing;
 pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_entry};
-use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SLOTS, TABLE};
+use crate::classes::{ALL, CLASSES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE};
 use crate::mailbox::Mailbox;
 use crate::pages::Run;
 
@@ -50,7 +50,7 @@ pub(crate) struct Bin {
 }
 
 /// So many objects are taken before time is looked at.
-const TICKS: u32 = 128;
+const TICKS: i32 = 128;
 /// So often time is looked at before a bin is.
 const TICKS_A_BIN: u8 = 4;
 
@@ -114,8 +114,8 @@ pub(crate) struct Local {
     receiving: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
     pub(crate) orphan: bool,
-    /// How many objects are taken before time is looked at.
-    ticks: u32,
+    /// How many objects are taken before time is looked at; below zero if it should have been.
+    ticks: i32,
     /// Bytes of a class that are kept at hand, at most.
     kept: u32,
     /// The class whose bin is looked at next.
@@ -124,6 +124,10 @@ pub(crate) struct Local {
     ticks_to_bin: u8,
     /// A table of the heap, perhaps not the newest.
     pub(crate) table: *const Table,
+    /// The chunk of a slab that served lately: most of what is freed lies there.
+    near: AtomicPtr<Chunk>,
+    /// The length of chunks.
+    span: usize,
     bins: [Bin; ALL],
     slots: [*mut u8; SLOTS],
     classes: [Slabs; ALL],
@@ -171,6 +175,9 @@ impl Local {
             (&raw mut (*local).next_bin).write(0);
             (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
             (&raw mut (*local).table).write(table);
+            (&raw mut (*local).near).write(AtomicPtr::default());
+            (&raw mut (*local).span).write(1 << (*table).shift);
+            Self::stay_near(at);
             (&raw mut (*local).slots).write_bytes(0, 1);
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).outgoing).write_bytes(0, 1);
@@ -217,11 +224,10 @@ impl Local {
     pub(crate) unsafe fn pop(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let (ticks, over) = (*local.as_ptr()).ticks.overflowing_sub(1);
-            if over {
+            (*local.as_ptr()).ticks -= 1;
+            if (*local.as_ptr()).ticks < 0 {
                 return None;
             }
-            (*local.as_ptr()).ticks = ticks;
             Self::take(local, class)
         }
     }
@@ -310,12 +316,44 @@ impl Local {
     /// The part is this thread's.
     #[inline(always)]
     pub(crate) unsafe fn entry(local: NonNull<Self>, addr: usize) -> Entry {
-        // SAFETY: the table is one, and so is the chunk that it knows.
+        // SAFETY: the caller promises the part, whose chunks are some.
         unsafe {
-            match Table::find((*local.as_ptr()).table, addr) {
+            match Self::find(local, addr) {
                 Some((chunk, page)) => Chunk::entry(chunk, page).load(Relaxed),
                 None => 0,
             }
+        }
+    }
+
+    /// The chunk that an address is in, and its page there.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    unsafe fn find(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
+        // SAFETY: the near chunk is one, and the table is a table.
+        unsafe {
+            let near = (*local.as_ptr()).near.load(Relaxed);
+            let offset = addr.wrapping_sub(near.addr());
+            if offset < (*local.as_ptr()).span {
+                return Some((NonNull::new_unchecked(near.cast()), offset >> PAGE_SHIFT));
+            }
+            Table::find((*local.as_ptr()).table, addr)
+        }
+    }
+
+    /// Takes the chunk for near that the part itself is in, which stays as long as the heap.
+    ///
+    /// # Safety
+    ///
+    /// It is a part.
+    pub(crate) unsafe fn stay_near(local: NonNull<Self>) {
+        // SAFETY: the caller promises a part, which lies in a chunk.
+        unsafe {
+            let offset = local.addr().get() & ((*local.as_ptr()).span - 1);
+            let chunk = local.cast::<u8>().sub(offset).cast::<Chunk>();
+            (*local.as_ptr()).near.store(chunk.as_ptr(), Relaxed);
         }
     }
 
@@ -363,7 +401,7 @@ impl Local {
     pub(crate) unsafe fn is_time<R: Runs>(local: NonNull<Self>, runs: &mut R) -> bool {
         // SAFETY: the caller promises its own part.
         unsafe {
-            if (*local.as_ptr()).ticks > 0 {
+            if (*local.as_ptr()).ticks >= 0 {
                 return false;
             }
             (*local.as_ptr()).ticks = TICKS;
@@ -576,7 +614,7 @@ impl Local {
     ) -> Option<(NonNull<u8>, usize)> {
         // SAFETY: tables live as long as the heap.
         unsafe {
-            Table::find((*local.as_ptr()).table, addr).or_else(|| {
+            Self::find(local, addr).or_else(|| {
                 (*local.as_ptr()).table = runs.table();
                 Table::find((*local.as_ptr()).table, addr)
             })

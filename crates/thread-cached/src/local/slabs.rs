@@ -11,7 +11,7 @@ use heapwright_core::HeapError;
 
 use super::place::Place;
 use super::{Local, NewSlab, Runs, Slabs};
-use crate::chunk::{Chunk, Desc, INSIDE, KIND, Table};
+use crate::chunk::{Chunk, Desc, INSIDE, KIND};
 use crate::classes::{ALL, PAGE, TABLE};
 use crate::pages::Run;
 
@@ -40,6 +40,7 @@ impl Local {
                 }
             };
             (*local.as_ptr()).table = runs.table();
+            (*local.as_ptr()).near.store(Self::chunk(next).as_ptr(), Relaxed);
             (*slabs).current = next.as_ptr();
             Some(next)
         }
@@ -139,7 +140,7 @@ impl Local {
     ) -> Option<(usize, Place)> {
         // SAFETY: the caller promises its own part, whose table is one.
         unsafe {
-            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
+            let (chunk, page) = Self::find(local, addr)?;
             let entry = Chunk::entry(chunk, page).load(Relaxed);
             let found = (entry ^ (*local.as_ptr()).tag) as usize;
             if found >= ALL || class.is_some_and(|class| class != found) {
