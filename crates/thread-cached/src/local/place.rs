@@ -88,6 +88,8 @@ impl Place {
             let end = objects.add(count);
             let mut next = first;
             let mut wrong = false;
+            // What is freed together mostly has its bits in one word, which is written when another one's turn comes.
+            let (mut at_word, mut word) = (0, bits.read());
             while next < end {
                 let offset = next.read().addr().wrapping_sub(start);
                 if offset >= bytes {
@@ -97,14 +99,20 @@ impl Place {
                     wrong = true;
                     break;
                 };
-                let (word, bit) = (bits.add(index / 64), 1 << (index % 64));
-                if *word & bit != 0 {
+                if index / 64 != at_word {
+                    bits.add(at_word).write(word);
+                    at_word = index / 64;
+                    word = bits.add(at_word).read();
+                }
+                let bit = 1 << (index % 64);
+                if word & bit != 0 {
                     wrong = true;
                     break;
                 }
-                *word |= bit;
+                word |= bit;
                 next = next.add(1);
             }
+            bits.add(at_word).write(word);
             let freed = next.offset_from_unsigned(first);
             *at += freed;
             self.freed += freed as u16;
