@@ -24,7 +24,7 @@
 //! | a thread's part | a bin of pointers for each class, and the slabs that the thread owns | `local` |
 //! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local::slabs`, `chunk` |
 //! | the page heap | free runs of pages of 8 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
-//! | the backend | any [`HeapBackend`]; chunks of it, and mappings for the largest blocks | `chunk`, `pages` |
+//! | the backend | any [`HeapBackend`]; chunks of it, and mappings for blocks from 4 MiB on | `chunk`, `pages::mapped` |
 //! | mailboxes | where threads leave what they freed for its owner | `mailbox` |
 //!
 //! A block in use is an object of a slab, a run of pages, or a mapping. Which one an address is, and whether it is one
@@ -38,9 +38,11 @@
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
 //! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and sixteen pages. So *t* threads keep back less
 //! than *t* × 1 MiB; and of a class that a thread does not need, half goes back each time that it is looked at: one class
-//! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present are at most 64 MiB
-//! and a quarter of those in use; of what is not needed, half is discarded every tenth of a second in which anything is
-//! done. A heap of more than 1 MiB may hold 2 MiB that nothing has used yet, of a huge page.
+//! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present, those of mappings
+//! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
+//! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
+//! heap of more than 1 MiB may hold 2 MiB that nothing has used yet, of a huge page; so may a block of more than 4 MiB that
+//! is touched in part only.
 //!
 //! # Misuse
 //!

@@ -4,10 +4,10 @@
 //! *clean* ones, which cost nothing but addresses. A request takes a dirty run if one serves, then a clean one, then
 //! the backend is asked for another chunk. Neighbours of the same kind are merged at once (boundary tags: Knuth 1968).
 //!
-//! Dirty pages decay: of what was not needed for a tenth of a second half is discarded, as whole huge pages; of what was not
-//! for four tenths, all; and what exceeds a bound goes at once (Jason Evans, *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). So do mappings that
-//! large blocks left behind (`mapped`). And a large run that only a clean one serves first makes as many idle pages
-//! clean, so that what is present does not grow by it.
+//! Dirty pages decay: of what was not needed for a tenth of a second half is discarded, as whole huge pages; of what was
+//! not for four tenths, all; and what exceeds a bound goes at once (Jason Evans, *jemalloc*, 2014, has decay by time; here
+//! nobody but the callers drives it). So do the mappings that large blocks left (`mapped`). And a large run that only a
+//! clean one serves first makes as many idle pages clean, so that what is present does not grow by it.
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs.
@@ -504,7 +504,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Discards at once what is idle beyond the bound, and half of what it allows.
+    /// Where more is idle than may be, half of that may stay.
     fn keep_bound(&mut self) {
         let bound = DIRTY_BOUND + (self.used + self.mapped_pages) / 4;
         if self.idle_pages() > bound {
@@ -512,7 +512,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Lets time pass: of the dirty pages that were not needed since the last time, half are discarded.
+    /// Lets time pass: of the idle pages that were not needed since the last time, half go.
     pub(crate) fn decay(&mut self) {
         if self.idle_pages() == 0 {
             return;

@@ -161,7 +161,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             while let Some(here) = NonNull::new(spare) {
                 let Mapping { region, touched, next, .. } = *here.as_ptr();
                 let long_enough = touched > 0 || region.size >= bytes + front;
-                if long_enough && Mapping::front(here) == front {
+                // What was not taken back may be shorter than a unit by now, in which another block begins.
+                let free = self.word(Mapping::block(here).addr().get()).is_null();
+                if long_enough && free && Mapping::front(here) == front {
                     let better = best.is_none_or(|best| {
                         let best = best.as_ref().touched;
                         if best < bytes { touched > best } else { (bytes..best).contains(&touched) }
@@ -412,7 +414,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let serves = first == self.mappings;
                     let fits = bytes.max(touched) <= region.size - front;
                     ensure(fits, "a block and what was touched lie in their region", block)?;
-                    let alone = self.is_aligned(region) || region.size - front >= 1 << self.shift;
+                    let long = !serves || region.size - front >= 1 << self.shift;
+                    let alone = long || self.is_aligned(region);
                     ensure(alone, "no two blocks begin in the same unit", block)?;
                     let known = self.word(block) == here.as_ptr().cast();
                     ensure(known == serves, "the table knows mappings with a block", block)?;
