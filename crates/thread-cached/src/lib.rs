@@ -59,17 +59,17 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.53 | 1.30 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.30 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.30 |
+//! | all as it is | | | 0.53 | 1.31 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.31 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.33 |
 //! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.54 | 1.32 |
-//! | huge pages | from 1 MiB on | from 16 MiB on | 0.66 | 1.14 |
-//! | | | never | 0.65 | 1.14 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.56 | 1.30 |
-//! | | | one object | 0.86 | 1.30 |
-//! | backend | mappings | the program break, which has no huge pages | 0.65 | 1.14 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.54 | 1.32 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.17 | 1.31 |
+//! | huge pages | from 1 MiB on | from 16 MiB on | 0.64 | 1.11 |
+//! | | | never | 0.65 | 1.10 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.54 | 1.31 |
+//! | | | one object | 0.84 | 1.31 |
+//! | backend | mappings | the program break, which has no huge pages | 0.65 | 1.11 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.53 | 1.33 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.11 | 1.31 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are a fifth of the time, of
 //! which huge pages need few; they cost up to 2 MiB, which is much of so little: who has many small processes sets
