@@ -65,6 +65,21 @@ fn extend(region: Region, size: usize) -> bool {
     granted
 }
 
+/// Maps a region that may be gone, unless anything lies at its place.
+fn map_again(region: Region) {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let place = region.start.as_ptr().cast();
+    // SAFETY: nothing is replaced.
+    let start =
+        keeping_errno(|| unsafe { libc::mmap(place, region.size, protection, kind, -1, 0) });
+    // Kernels before 4.17 take the place for a wish.
+    if start != libc::MAP_FAILED && start != place {
+        // SAFETY: just mapped, and used by nobody.
+        unsafe { libc::munmap(start, region.size) };
+    }
+}
+
 /// Moves the pages of a region: into another mapping, or to where there is room.
 ///
 /// # Safety
@@ -123,6 +138,9 @@ fn first_place() -> usize {
 /// From where regions follow each other to where those do that stand alone.
 const APART: usize = if cfg!(target_pointer_width = "64") { (1_u64 << 36) as usize } else { 0 };
 
+/// Where the next one goes when the last one did not get where it was wished.
+const NOWHERE: usize = 1;
+
 impl Mmap {
     /// Mappings.
     pub const fn new() -> Self {
@@ -134,7 +152,12 @@ impl Mmap {
         if self.next == 0 {
             self.next = first_place();
         }
-        if self.apart == 0 { self.next.saturating_add(APART) } else { self.apart }
+        match self.apart {
+            0 => self.next.saturating_add(APART),
+            // The last wish was not granted there: somewhere else, not too far away.
+            NOWHERE => self.next.saturating_add(APART * (2 + sys::entropy() as usize % 15)),
+            place => place,
+        }
     }
 }
 
@@ -181,7 +204,11 @@ unsafe impl HeapBackend for Mmap {
             self.apart = self.place_apart();
         }
         let next = if align > page { &mut self.apart } else { &mut anywhere };
-        map_aligned(next, size, align).ok_or(OutOfMemory)
+        let region = map_aligned(next, size, align).ok_or(OutOfMemory)?;
+        if *next == 0 {
+            *next = NOWHERE;
+        }
+        Ok(region)
     }
 
     #[cold]
@@ -225,8 +252,10 @@ unsafe impl HeapBackend for Mmap {
             return None;
         };
         let resized = Region { start, size, zeroed: true };
+        // What goes behind the region goes behind what it has grown by.
+        let grown = region.end()..resized.end();
         for next in [&mut self.next, &mut self.apart] {
-            if *next == region.end() {
+            if grown.contains(next) {
                 *next = resized.end();
             }
         }
@@ -236,7 +265,13 @@ unsafe impl HeapBackend for Mmap {
     #[cold]
     unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
         // SAFETY: the caller promises two whole regions, of which nobody uses the second.
-        unsafe { remap(from, to.size, Some(to.start)).is_some() }
+        let moved = unsafe { remap(from, to.size, Some(to.start)).is_some() };
+        if !moved {
+            // Before Linux 6.17 the second one may be gone already: then nothing is at its place, and it is mapped again.
+            // What else lies there is that region itself.
+            map_again(to);
+        }
+        moved
     }
 
     #[cold]

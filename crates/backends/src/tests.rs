@@ -241,6 +241,23 @@ mod mapped {
     }
 
     #[test]
+    fn regions_apart_stay_together_when_one_grows_into_the_next_place() {
+        let mut backend = Mmap::new();
+        let unit = 1 << 25;
+        let [first, second] = [(); 2].map(|()| backend.map(4096, unit).unwrap());
+        // SAFETY: nobody uses them.
+        unsafe {
+            assert_eq!(backend.shrink(second), 4096);
+            let first = backend.resize(first, unit + 4096, false).unwrap();
+            let third = backend.map(4096, unit).unwrap();
+            assert_eq!(third.addr() - first.addr(), 2 * unit);
+            for region in [first, third] {
+                assert_eq!(backend.shrink(region), region.size);
+            }
+        }
+    }
+
+    #[test]
     fn discarded_pages_read_as_zero() {
         let mut backend = Mmap::new();
         let page = backend.page_size();

@@ -97,8 +97,8 @@ pub unsafe trait HeapBackend {
     ///
     /// # Safety
     ///
-    /// Both are whole regions of this backend that stand [alone](Self::map), the second is as long as the first at least,
-    /// and nobody uses it, nor the first one's old addresses.
+    /// Both are whole regions of this backend, the second is as long as the first at least, and nobody uses it, nor the
+    /// first one's old addresses.
     unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
         let _ = (from, to);
         false

@@ -545,6 +545,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Discards all that is dirty, gives back chunks that serve nothing, and says how many bytes that was.
     pub(crate) fn trim(&mut self) -> usize {
         let idle = self.idle_pages();
+        self.give_back_all_spares();
         self.discard_down_to(0);
         let mut given = (idle - self.idle_pages()) * PAGE;
         let mut link = &raw mut self.chunks;

@@ -4,7 +4,8 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use heapwright_backends::{Limited, Mmap};
-use heapwright_core::Strategy;
+use heapwright_core::{HeapError, Strategy};
+use heapwright_testkit::Rng;
 use heapwright_thread_cached::ThreadCached;
 
 const MIB: usize = 1 << 20;
@@ -118,4 +119,72 @@ fn alignments_beyond_a_unit_are_kept() {
         grown.into_iter().for_each(|block| unsafe { heap.deallocate(block) }.unwrap());
         heap.check().unwrap();
     }
+}
+
+#[test]
+fn a_block_grows_where_spares_were_in_the_way_of_a_limit() {
+    let heap = ThreadCached::<Limited<Mmap>>::over(Limited::over(Mmap::new(), 140 * MIB));
+    let (spare, block) = (heap.allocate(layout(40 * MIB)), heap.allocate(layout(50 * MIB)));
+    // SAFETY: both are in use.
+    unsafe {
+        heap.deallocate(spare.unwrap()).unwrap();
+        heap.resize(block.unwrap(), 90 * MIB).unwrap();
+    }
+    heap.check().unwrap();
+}
+
+/// Blocks of two threads come, change their sizes and go, near a limit, and every one keeps what is in it.
+#[test]
+fn large_blocks_of_threads_near_a_limit_keep_their_contents() {
+    let heap = &ThreadCached::<Limited<Mmap>>::over(Limited::over(Mmap::new(), 300 * MIB));
+    let size = |rng: &mut Rng| match rng.below(4) {
+        0 => 1024 + rng.below(4 * MIB),
+        1 => 2 * MIB * (1 + rng.below(90)) - 4096 * rng.below(3),
+        _ => 4 * MIB + rng.below(30 * MIB),
+    };
+    std::thread::scope(|scope| {
+        for name in 0..2 {
+            scope.spawn(move || {
+                let mut rng = Rng::new(name as u64 + 1);
+                let mut held: Vec<(NonNull<u8>, usize)> = Vec::new();
+                for step in 0..1500 {
+                    let new_size = size(&mut rng);
+                    if held.len() < 8 && rng.below(3) > 0 {
+                        let align = 1 << (4 + rng.below(24));
+                        let layout = Layout::from_size_align(new_size, align).unwrap();
+                        if let Some(block) = heap.allocate(layout) {
+                            assert!(block.addr().get().is_multiple_of(align));
+                            mark(block, 0..new_size / 4096, name);
+                            held.push((block, new_size));
+                        }
+                    } else if !held.is_empty() {
+                        let at = rng.below(held.len());
+                        let (block, old_size) = held.swap_remove(at);
+                        assert!(has_marks(block, old_size / 4096, name));
+                        if rng.below(2) > 0 {
+                            // SAFETY: in use.
+                            unsafe { heap.deallocate(block) }.unwrap();
+                            continue;
+                        }
+                        // SAFETY: in use.
+                        match unsafe { heap.resize(block, new_size) } {
+                            Ok(block) => {
+                                assert!(has_marks(block, new_size.min(old_size) / 4096, name));
+                                mark(block, 0..new_size / 4096, name);
+                                held.push((block, new_size));
+                            }
+                            Err(error) => {
+                                assert_eq!(error, HeapError::OutOfMemory);
+                                assert!(has_marks(block, old_size / 4096, name));
+                                held.push((block, old_size));
+                            }
+                        }
+                    }
+                    if step % 10 == 0 {
+                        heap.check().unwrap();
+                    }
+                }
+            });
+        }
+    });
 }

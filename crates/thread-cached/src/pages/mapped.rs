@@ -11,6 +11,7 @@
 //! touched since they were last discarded lie in their region.
 
 use core::alloc::Layout;
+use core::mem;
 use core::ptr::{self, NonNull};
 
 use heapwright_core::{Broken, HeapBackend, Policy, Region, ensure};
@@ -161,9 +162,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             while let Some(here) = NonNull::new(spare) {
                 let Mapping { region, touched, next, .. } = *here.as_ptr();
                 let long_enough = touched > 0 || region.size >= bytes + front;
-                // What was not taken back may be shorter than a unit by now, in which another block begins.
-                let free = self.word(Mapping::block(here).addr().get()).is_null();
-                if long_enough && free && Mapping::front(here) == front {
+                // What was not taken back may be shorter than a unit by now, in which another block may begin.
+                let alone = self.is_aligned(region) || region.size - front >= 1 << self.shift;
+                if long_enough && alone && Mapping::front(here) == front {
                     let better = best.is_none_or(|best| {
                         let best = best.as_ref().touched;
                         if best < bytes { touched > best } else { (bytes..best).contains(&touched) }
@@ -246,6 +247,19 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         given
     }
 
+    /// Gives back all spares, those too that the backend did not take when it was asked before.
+    pub(super) fn give_back_all_spares(&mut self) {
+        self.give_back_spares(usize::MAX);
+        let mut spare = mem::replace(&mut self.spares.first, ptr::null_mut());
+        while let Some(here) = NonNull::new(spare) {
+            // SAFETY: the list leads through spares, and this one is in none any more.
+            unsafe {
+                spare = here.as_ref().next;
+                self.put_back(Mapping::block(here), here.as_ref().region);
+            }
+        }
+    }
+
     /// Discards what is present of a mapping behind so many bytes of its block.
     unsafe fn discard_end(&mut self, mapping: NonNull<Mapping>, bytes: usize) {
         // SAFETY: the caller promises a mapping, of which nobody uses more.
@@ -289,6 +303,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let region = Region { size: left, ..region };
                 let (next, previous) = (ptr::null_mut(), ptr::null_mut());
                 spare.write(Mapping { region, bytes: 0, touched: 0, next, previous });
+                let size = region.end() - block.addr().get();
+                self.source.discard(Region { start: block, size, zeroed: false });
                 self.add_spare(spare);
             }
         }
@@ -364,8 +380,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 match self.source.resize(region, all, false) {
                     Some(resized) => region = resized,
                     None if too_long => {}
-                    None if front == FRONT => return self.relocate(mapping, new_bytes),
-                    None => return None,
+                    None => {
+                        if front == FRONT
+                            && let Some(moved) = self.relocate(mapping, new_bytes)
+                        {
+                            return Some(moved);
+                        }
+                        self.give_back_spares(usize::MAX);
+                        region = self.source.resize(region, all, false)?;
+                    }
                 }
             }
             if too_short {
