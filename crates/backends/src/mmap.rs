@@ -252,10 +252,10 @@ unsafe impl HeapBackend for Mmap {
             return None;
         };
         let resized = Region { start, size, zeroed: true };
-        // What goes behind the region goes behind what it has grown by.
-        let grown = region.end()..resized.end();
+        // What goes behind the region goes behind what it has grown by, or right behind what is left of it.
+        let grown = region.end()..if start == region.start { resized.end() } else { 0 };
         for next in [&mut self.next, &mut self.apart] {
-            if grown.contains(next) {
+            if *next == region.end() || grown.contains(next) {
                 *next = resized.end();
             }
         }

@@ -159,7 +159,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         self.allocate_any(layout, false).map(|(block, _)| block)
     }
 
-    /// A block, and whether it is zero; if it is to be is asked for its sake alone that little of it may be touched.
+    /// A block, and whether it is zero. Of one that is to be, little may ever be touched.
     fn allocate_any(&self, layout: Layout, zeroed: bool) -> Option<(NonNull<u8>, bool)> {
         if !Limits::GENERAL.admit(layout) {
             return None;

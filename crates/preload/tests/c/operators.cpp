@@ -266,6 +266,7 @@ void a_new_handler_may_make_room() {
         ::operator delete(block);
     }
     handled = 0;
+    malloc_trim(0); // what was just freed is not to serve again
     limit(32 << 20);
     std::set_new_handler(raises_the_limit);
     void *block = ::operator new(size);

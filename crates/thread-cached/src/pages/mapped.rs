@@ -76,8 +76,8 @@ const fn pages(bytes: usize) -> usize {
 }
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
-    /// A block with a mapping of its own, and whether it is zero, of which little may be touched if that was asked for; if
-    /// there is none, one with a region of another kind, if so asked.
+    /// A block with a mapping of its own, and whether it is zero. Of one that is to be, little may ever be touched. If there
+    /// is none, one with a region of another kind, if so asked.
     pub(crate) fn map(
         &mut self,
         layout: Layout,
@@ -437,8 +437,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let serves = first == self.mappings;
                     let fits = bytes.max(touched) <= region.size - front;
                     ensure(fits, "a block and what was touched lie in their region", block)?;
-                    let long = !serves || region.size - front >= 1 << self.shift;
-                    let alone = long || self.is_aligned(region);
+                    let long = region.size - front >= 1 << self.shift;
+                    let alone = !serves || long || self.is_aligned(region);
                     ensure(alone, "no two blocks begin in the same unit", block)?;
                     let known = self.word(block) == here.as_ptr().cast();
                     ensure(known == serves, "the table knows mappings with a block", block)?;
