@@ -54,30 +54,15 @@ unsafe fn unmap(start: NonNull<u8>, size: usize) -> bool {
     size == 0 || keeping_errno(|| unsafe { libc::munmap(start.as_ptr().cast(), size) == 0 })
 }
 
-/// Maps what a region lacks behind it, if nothing lies there.
-fn extend(region: Region, size: usize) -> bool {
-    let Some(more) = map(region.end(), size - region.size) else { return false };
-    let granted = more.addr().get() == region.end();
+/// Maps `size` bytes at a place, if nothing lies there.
+fn map_there(place: usize, size: usize) -> bool {
+    let Some(start) = map(place, size) else { return false };
+    let granted = start.addr().get() == place;
     if !granted {
         // SAFETY: just mapped, and used by nobody.
-        unsafe { unmap(more, size - region.size) };
+        unsafe { unmap(start, size) };
     }
     granted
-}
-
-/// Maps a region that may be gone, unless anything lies at its place.
-fn map_again(region: Region) {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    let place = region.start.as_ptr().cast();
-    // SAFETY: nothing is replaced.
-    let start =
-        keeping_errno(|| unsafe { libc::mmap(place, region.size, protection, kind, -1, 0) });
-    // Kernels before 4.17 take the place for a wish.
-    if start != libc::MAP_FAILED && start != place {
-        // SAFETY: just mapped, and used by nobody.
-        unsafe { libc::munmap(start, region.size) };
-    }
 }
 
 /// Moves the pages of a region: into another mapping, or to where there is room.
@@ -199,14 +184,13 @@ unsafe impl HeapBackend for Mmap {
 
     #[cold]
     fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        let (mut anywhere, page) = (0, sys::page_size());
-        if align > page {
-            self.apart = self.place_apart();
+        if align <= sys::page_size() {
+            return map_aligned(&mut 0, size, align).ok_or(OutOfMemory);
         }
-        let next = if align > page { &mut self.apart } else { &mut anywhere };
-        let region = map_aligned(next, size, align).ok_or(OutOfMemory)?;
-        if *next == 0 {
-            *next = NOWHERE;
+        self.apart = self.place_apart();
+        let region = map_aligned(&mut self.apart, size, align).ok_or(OutOfMemory)?;
+        if self.apart == 0 {
+            self.apart = NOWHERE;
         }
         Ok(region)
     }
@@ -243,7 +227,7 @@ unsafe impl HeapBackend for Mmap {
         let start = if size <= region.size {
             // SAFETY: the caller promises a whole region, of which nobody uses the end.
             unsafe { unmap(region.start.add(size), region.size - size) }.then_some(region.start)?
-        } else if extend(region, size) {
+        } else if map_there(region.end(), size - region.size) {
             region.start
         } else if may_move {
             // SAFETY: the caller promises a whole region, which nobody uses at its old place.
@@ -269,7 +253,7 @@ unsafe impl HeapBackend for Mmap {
         if !moved {
             // Before Linux 6.17 the second one may be gone already: then nothing is at its place, and it is mapped again.
             // What else lies there is that region itself.
-            map_again(to);
+            map_there(to.addr(), to.size);
         }
         moved
     }

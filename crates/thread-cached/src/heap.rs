@@ -639,18 +639,6 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         }
     }
 
-    /// After chunks were given back: none of them is near any part.
-    fn stay_near(&self) {
-        let mut local = self.locals;
-        while let Some(here) = NonNull::new(local) {
-            // SAFETY: the list leads through parts.
-            unsafe {
-                Local::stay_near(here);
-                local = here.as_ref().next;
-            }
-        }
-    }
-
     /// Visits the parts that belong to no thread.
     fn each_orphan(&mut self, visit: &mut dyn FnMut(NonNull<Local>, &mut Self) -> bool) {
         let mut local = self.locals;
@@ -769,7 +757,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
                         if !Local::has_room_for(local, pages) {
                             break;
                         }
-                        let Some(next) = central.pages.take_at_hand(pages) else { break };
+                        let Some(next) = central.pages.take_free(pages) else { break };
                         Local::keep(local, next);
                     }
                 }
@@ -934,7 +922,9 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         let mut central = shared.lock();
         central.settle_orphans(&shared.misuses);
         let given = central.pages.trim();
-        central.stay_near();
+        // None of the chunks that went is near any part.
+        // SAFETY: it is a part.
+        central.each_local(&mut |local| unsafe { Local::stay_near(local) });
         given
     }
 

@@ -55,7 +55,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         }
     }
 
-    fn each_local(&self, visit: &mut dyn FnMut(NonNull<Local>)) {
+    pub(crate) fn each_local(&self, visit: &mut dyn FnMut(NonNull<Local>)) {
         let mut local = self.locals;
         while let Some(here) = NonNull::new(local) {
             visit(here);

@@ -74,7 +74,7 @@ const FIRST: u16 = 8;
 
 /// Where a run of pages for a slab comes from, and goes back to.
 pub(crate) trait Runs {
-    /// Whether freed objects are kept at hand at all.
+    /// Whether anything is kept at hand at all.
     const AT_HAND: bool;
     /// Whether objects go home in parcels. One who looks after orphans sends them as they are: else the parcels
     /// would have to go home too, in others, for ever.
@@ -596,7 +596,7 @@ impl Local {
                 Self::flush_some(local, class, count, runs);
             }
         };
-        // What is received may stay at hand, and what is flushed may have to be sent, which takes parcels.
+        // What is received and what is flushed may have to be sent, which takes parcels.
         // SAFETY: as above.
         unsafe {
             Self::receive(local, runs);

@@ -168,17 +168,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// A run of `pages` pages whose start is a multiple of `align` pages, a power of two. Its entries are the
     /// caller's to set; those of its ends are [`INSIDE`] until then.
     pub(crate) fn take(&mut self, pages: usize, align: usize) -> Option<Run> {
-        let run = self.find(pages, align)?;
-        self.used += pages;
-        self.note_need();
-        Some(run)
+        let free = self.free_run(pages, align);
+        free.or_else(|| self.new_run(pages, align)).inspect(|run| self.note_taken(run))
     }
 
     /// A run of `pages` pages, if one is free.
-    pub(crate) fn take_at_hand(&mut self, pages: usize) -> Option<Run> {
-        let request = Request::new(pages * DESC);
-        let free = !self.lacks(pages) || self.clean.policy.find(request).is_some();
-        if free { self.take(pages, 1) } else { None }
+    pub(crate) fn take_free(&mut self, pages: usize) -> Option<Run> {
+        self.free_run(pages, 1).inspect(|run| self.note_taken(run))
+    }
+
+    fn note_taken(&mut self, run: &Run) {
+        self.used += run.pages;
+        self.note_need();
     }
 
     /// Whether no dirty run has so many pages.
@@ -186,7 +187,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.dirty.policy.find(Request::new(pages * DESC)).is_none()
     }
 
-    fn find(&mut self, pages: usize, align: usize) -> Option<Run> {
+    /// Part of a free run.
+    fn free_run(&mut self, pages: usize, align: usize) -> Option<Run> {
         let request = Request::new((pages + align - 1) * DESC);
         if let Some(block) = self.dirty.policy.find(request) {
             return Some(self.cut(DIRTY, block, pages, align));
@@ -194,13 +196,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if pages >= EXCHANGES {
             self.exchange(pages);
         }
-        if let Some(block) = self.clean.policy.find(request) {
-            return Some(self.cut(CLEAN, block, pages, align));
-        }
-        if pages + align - 1 > self.longest() {
+        let block = self.clean.policy.find(request)?;
+        Some(self.cut(CLEAN, block, pages, align))
+    }
+
+    /// Part of what the backend gives, or of what is free when all of it is clean, or all dirty.
+    fn new_run(&mut self, pages: usize, align: usize) -> Option<Run> {
+        let least = pages + align - 1;
+        let request = Request::new(least * DESC);
+        if least > self.longest() {
             return None;
         }
-        if self.grow(pages + align - 1).is_none() && !self.grow_by_spares(pages + align - 1) {
+        if self.grow(least).is_none() && !self.grow_by_spares(least) {
             // The last resort: what is dirty and what is clean become neighbours.
             self.discard_down_to(0);
             if !self.discards {

@@ -1,7 +1,7 @@
 //! Objects that cross: what this thread frees of others' slabs, and what others freed of its own.
 //!
 //! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner. What
-//! comes home is kept at hand or goes back to its slab; what has another owner by now is sent on.
+//! comes home goes back to its slab; what has another owner by now is sent on.
 
 use core::mem;
 use core::ptr::{self, NonNull};

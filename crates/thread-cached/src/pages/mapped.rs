@@ -277,11 +277,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let mut spare = self.spares.first;
         while let Some(here) = NonNull::new(spare) {
             // SAFETY: the list leads through spares.
-            let here_too = unsafe { here.as_ref() };
-            if here_too.touched > 0 {
-                oldest = Some(here);
+            unsafe {
+                if here.as_ref().touched > 0 {
+                    oldest = Some(here);
+                }
+                spare = here.as_ref().next;
             }
-            spare = here_too.next;
         }
         oldest
     }
@@ -374,7 +375,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let (block, front) = (Mapping::block(mapping), Mapping::front(mapping));
             // What grows may grow on: the pages at its end are to be huge ones, too, and not cut in two.
             let all = new_bytes.checked_add(front)?.checked_next_multiple_of(HUGE)?;
-            let too_short = all > region.size && new_bytes + front > region.size;
+            let too_short = new_bytes + front > region.size;
             let too_long = all < region.size && new_bytes < bytes && self.is_aligned(region);
             if too_short || too_long {
                 match self.source.resize(region, all, false) {
