@@ -116,6 +116,18 @@ unsafe impl<A: HeapBackend + Owns, B: HeapBackend> HeapBackend for Fallback<A, B
     }
 
     #[cold]
+    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
+        let ((old, old_own), (new, new_own)) = (self.last_part(from), self.last_part(to));
+        if old.size < from.size || new.size < to.size || old_own != new_own {
+            return false;
+        }
+        // SAFETY: the caller promises two whole regions, which are both all from the one source.
+        unsafe {
+            if old_own { self.first.relocate(from, to) } else { self.second.relocate(from, to) }
+        }
+    }
+
+    #[cold]
     unsafe fn discard(&mut self, mut region: Region) -> bool {
         let mut zero = region.size > 0;
         while region.size > 0 {

@@ -404,6 +404,12 @@ mod mapped {
             assert_eq!(backend.second().counts().discards, 1);
             let second = backend.resize(second, 1 << 20, true).unwrap();
             assert!(backend.is_readable(second.addr()) && backend.is_readable(first.addr()));
+            fill(second, 3);
+            let other = backend.map(2 << 20, 1 << 21).unwrap();
+            assert!(!backend.relocate(first, other), "from one source to the other");
+            assert!(backend.relocate(second, other));
+            let second = other;
+            assert!(all(&part(second, 0, 1 << 20), 3) && all(&part(second, 1 << 20, 2 << 20), 0));
             assert_eq!(backend.shrink(second), second.size);
             assert_eq!(backend.second().counts().held(), 0);
             assert_eq!(backend.shrink(third), third.size);
