@@ -223,6 +223,12 @@ pub unsafe trait Strategy {
     /// See [`Engine::allocate`].
     fn allocate(&self, layout: Layout) -> Option<NonNull<u8>>;
 
+    /// A block of `size` bytes, any number, aligned to [`GRANULE`]: what C's `malloc` asks for.
+    #[inline(always)]
+    fn allocate_bytes(&self, size: usize) -> Option<NonNull<u8>> {
+        self.allocate(Layout::from_size_align(size, GRANULE).ok()?)
+    }
+
     /// See [`Engine::allocate_zeroed`].
     fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<u8>>;
 

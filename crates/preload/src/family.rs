@@ -11,9 +11,6 @@ use libc::{FILE, c_int, c_void};
 
 use crate::report::{self, Usage};
 
-/// Bytes of most requests.
-const SMALL: usize = 1024;
-
 /// A request as C makes it. `None` where it is larger than any object may be.
 #[inline(always)]
 fn layout(size: usize, align: usize) -> Option<Layout> {
@@ -34,27 +31,13 @@ fn answer(block: Option<NonNull<u8>>) -> *mut c_void {
 fn refuse(why: c_int) -> *mut c_void {
     // SAFETY: the place of this thread's errno.
     unsafe { *libc::__errno_location() = why };
-    ptr::null_mut()
+    // Were it known to be null, callers would come back to return that themselves, for which they would keep a frame.
+    core::hint::black_box(ptr::null_mut())
 }
 
 #[inline(always)]
 pub fn malloc<S: Strategy>(heap: &S, size: usize) -> *mut c_void {
-    answer(allocate(heap, size))
-}
-
-#[inline(always)]
-pub(crate) fn allocate<S: Strategy>(heap: &S, size: usize) -> Option<NonNull<u8>> {
-    // Most requests are small. A strategy that looks up what serves them does so here without asking again.
-    if size <= SMALL {
-        // SAFETY: a power of two, and far from the end of the address space.
-        return heap.allocate(unsafe { Layout::from_size_align_unchecked(size, GRANULE) });
-    }
-    allocate_more(heap, size)
-}
-
-#[inline(never)]
-fn allocate_more<S: Strategy>(heap: &S, size: usize) -> Option<NonNull<u8>> {
-    layout(size, GRANULE).and_then(|layout| heap.allocate(layout))
+    answer(heap.allocate_bytes(size))
 }
 
 #[inline(always)]

@@ -66,7 +66,7 @@ macro_rules! new {
 
 macro_rules! allocate {
     ($heap:ident, $size:ident) => {
-        family::allocate($heap, $size)
+        $heap.allocate_bytes($size)
     };
     ($heap:ident, $size:ident, $align:ident) => {
         family::allocate_aligned($heap, $size, $align)

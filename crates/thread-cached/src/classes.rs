@@ -21,11 +21,11 @@ pub(crate) const ALL: usize = CLASSES + 1;
 /// The largest size that has a class, in bytes. What is larger gets a run of pages of its own.
 pub(crate) const MAX_SMALL: usize = 32 << 10;
 
-/// Sizes up to this one, in bytes, are looked up: the table is one or two cache lines.
-const LOOKED_UP: usize = 1024;
+/// Classes of sizes up to this one, in bytes, are looked up: the table is one cache line.
+pub(crate) const LOOKED_UP: usize = 1024;
 
-static CLASS_OF: [u8; LOOKED_UP / GRANULE + 1] = {
-    let mut table = [0; LOOKED_UP / GRANULE + 1];
+static CLASS_OF: [u8; LOOKED_UP / GRANULE] = {
+    let mut table = [0; LOOKED_UP / GRANULE];
     let mut granules = 0;
     while granules < table.len() {
         table[granules] = computed(granules * GRANULE) as u8;
@@ -34,40 +34,30 @@ static CLASS_OF: [u8; LOOKED_UP / GRANULE + 1] = {
     table
 };
 
-const fn computed(size: usize) -> usize {
-    let last = size.saturating_sub(1);
+/// The class of objects that have a byte of this number, counted from zero, and as few behind it as can be.
+const fn computed(last: usize) -> usize {
     // Eight steps between one power of two and the next; below 256 as if there were none smaller than 128.
     let power = (last | 128).ilog2();
     ((power as usize - 7) << 3) + (last >> (power - 3))
 }
 
-/// The class that serves `size` bytes, if one does.
+/// The class that serves `size` bytes at a multiple of `align`, a power of two, if it can be looked up: what has it in
+/// most requests, and in none for no bytes.
+///
+/// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
+/// gives it; and the class of a size that is rounded up to a multiple of the alignment has such a size, as its own is
+/// that, or a multiple of a larger power of two.
 #[inline(always)]
-pub(crate) fn class_of(size: usize) -> Option<usize> {
-    if size <= LOOKED_UP {
-        // In bounds: `size` is not above the last one.
-        Some(usize::from(CLASS_OF[(size + GRANULE - 1) >> GRANULE.ilog2()]))
-    } else if size <= MAX_SMALL {
-        Some(computed(size))
-    } else {
-        None
-    }
+pub(crate) fn class_looked_up(size: usize, align: usize) -> Option<usize> {
+    let last = size.wrapping_sub(1) | (align - 1);
+    if last < LOOKED_UP { Some(usize::from(CLASS_OF[last / GRANULE])) } else { None }
 }
 
 /// The class that serves `size` bytes at a multiple of `align`, if one does.
-#[inline(always)]
+#[inline]
 pub(crate) fn class_for(size: usize, align: usize) -> Option<usize> {
-    if align <= GRANULE { class_of(size) } else { aligned_class(size, align) }
-}
-
-/// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
-/// gives it.
-#[inline(never)]
-fn aligned_class(size: usize, align: usize) -> Option<usize> {
-    if align > PAGE {
-        return None;
-    }
-    (class_of(size.max(align))?..CLASSES).find(|&class| size_of_class(class) & (align - 1) == 0)
+    let last = size.saturating_sub(1) | (align - 1);
+    if last < MAX_SMALL && align <= PAGE { Some(computed(last)) } else { None }
 }
 
 /// The size of the objects of a class, in bytes.
@@ -169,7 +159,7 @@ mod tests {
     #[test]
     fn every_size_has_the_least_class_that_holds_it() {
         for size in 0..=MAX_SMALL {
-            let class = class_of(size).unwrap();
+            let class = class_for(size, 1).unwrap();
             assert!(size_of_class(class) >= size);
             assert!(class == 0 || size_of_class(class - 1) < size);
         }
@@ -179,23 +169,31 @@ mod tests {
     #[test]
     fn above_128_bytes_an_eighth_is_wasted_at_most() {
         for size in 129..=MAX_SMALL {
-            let served = size_of_class(class_of(size).unwrap());
+            let served = size_of_class(class_for(size, 1).unwrap());
             assert!((served - size) * 8 <= served, "{size} in {served}");
         }
     }
 
     #[test]
-    fn aligned_requests_get_classes_of_multiples() {
-        for align in (0..=14).map(|power| 1 << power) {
-            for size in [0, 1, 24, 100, 300, 1000, 5000, 16_000, 32_000] {
-                if let Some(class) = class_for(size, align) {
-                    let served = size_of_class(class);
-                    assert!(served >= size && (align <= GRANULE || served.is_multiple_of(align)));
+    fn aligned_requests_get_the_least_class_of_multiples() {
+        let fits = |class: usize, size: usize, align: usize| {
+            let served = size_of_class(class);
+            served >= size && served.is_multiple_of(align)
+        };
+        for align in (0..=13).map(|power| 1 << power) {
+            for size in 0..=MAX_SMALL {
+                let class = class_for(size, align);
+                assert_eq!(class, (0..CLASSES).find(|&class| fits(class, size, align)));
+                if size > 0 && size.next_multiple_of(align) <= LOOKED_UP {
+                    assert_eq!(class_looked_up(size, align), class);
+                } else {
+                    assert_eq!(class_looked_up(size, align), None);
                 }
             }
         }
-        assert_eq!(class_for(64, 64), class_of(64));
+        assert_eq!(class_for(64, 2 * PAGE), None);
         assert_eq!(class_for(MAX_SMALL + 1, 16), None);
+        assert_eq!(class_looked_up(64, 1 << 40), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use heapwright_core::{
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
-use crate::classes::{CLASSES, KEPT, MAX_SMALL, PAGE, PARCELS, TABLE, class_for};
+use crate::classes::{CLASSES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up};
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
@@ -82,6 +82,15 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             source: Mutex::from_raw(L::INIT, Some(backend)),
             misuses: AtomicUsize::new(0),
         }
+    }
+
+    /// An object of a small size, if one is at hand.
+    #[inline(always)]
+    fn at_hand(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let class = class_looked_up(size, align)?;
+        let local = self.local()?;
+        // SAFETY: the part is this thread's.
+        unsafe { Local::pop(local, class) }
     }
 
     /// What the threads share, if there is anything yet.
@@ -153,6 +162,26 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
 
     // ---- The slow paths -------------------------------------------------------------------------
 
+    /// A block that is not at hand at once: mostly of a medium size. Called last, with the caller's own arguments, so
+    /// that the path that does without keeps nothing for later.
+    #[inline(never)]
+    fn allocate_otherwise(&self, layout: Layout) -> Option<NonNull<u8>> {
+        if layout.size() > LOOKED_UP
+            && let Some(class) = class_for(layout.size(), layout.align())
+            && let Some(local) = self.local()
+            // SAFETY: the part is this thread's.
+            && let Some(object) = unsafe { Local::pop(local, class) }
+        {
+            return Some(object);
+        }
+        self.allocate_slowly(layout)
+    }
+
+    #[inline(never)]
+    fn allocate_bytes_otherwise(&self, size: usize) -> Option<NonNull<u8>> {
+        self.allocate_otherwise(Layout::from_size_align(size, GRANULE).ok()?)
+    }
+
     #[cold]
     #[inline(never)]
     fn allocate_slowly(&self, layout: Layout) -> Option<NonNull<u8>> {
@@ -193,8 +222,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
-    /// Frees what does not go into a bin at once: mostly an object of another thread's slab. Called last, so that the
-    /// path to the bin keeps nothing for later.
+    /// Frees what does not go into a bin at once: mostly an object of another chunk, or of another thread's slab. Called
+    /// last, so that the path to the bin keeps nothing for later.
     #[inline(never)]
     fn deallocate_elsewhere(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         if !D::CHECKED
@@ -816,14 +845,18 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Runs for Caretaker<'_, B, P> {
 unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B, L, D> {
     #[inline(always)]
     fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
-        if let Some(class) = class_for(layout.size(), layout.align())
-            && let Some(local) = self.local()
-            // SAFETY: the part is this thread's.
-            && let Some(object) = unsafe { Local::pop(local, class) }
-        {
-            return Some(object);
+        match self.at_hand(layout.size(), layout.align()) {
+            Some(object) => Some(object),
+            None => self.allocate_otherwise(layout),
         }
-        self.allocate_slowly(layout)
+    }
+
+    #[inline(always)]
+    fn allocate_bytes(&self, size: usize) -> Option<NonNull<u8>> {
+        match self.at_hand(size, GRANULE) {
+            Some(object) => Some(object),
+            None => self.allocate_bytes_otherwise(size),
+        }
     }
 
     #[inline]
@@ -845,7 +878,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         if !D::CHECKED
             && let Some(local) = self.local()
             // SAFETY: the part is this thread's.
-            && let Some(class) = unsafe { Local::own_class(local, block.addr().get()) }
+            && let Some(class) = unsafe { Local::near_class(local, block.addr().get()) }
             // SAFETY: as above; the class is that of the object.
             && unsafe { Local::push(local, class, block) }
         {
@@ -857,10 +890,10 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     #[inline(always)]
     unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError> {
         if !D::CHECKED
-            && let Some(class) = class_for(layout.size(), layout.align())
             && let Some(local) = self.local()
             // SAFETY: the part is this thread's. Among several, objects of others are to go home.
             && unsafe { Local::is_alone(local) }
+            && let Some(class) = class_looked_up(layout.size(), layout.align())
         {
             // SAFETY: as above. The caller promises the layout, which had this class.
             if unsafe { Local::push(local, class, block) } {

@@ -343,6 +343,34 @@ impl Local {
         }
     }
 
+    /// As [`own_class`](Self::own_class) for an object of the chunk that served lately; none for those of other chunks.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn near_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
+        // SAFETY: the near chunk is one.
+        unsafe {
+            let near = (*local.as_ptr()).near.load(Relaxed);
+            let offset = addr.wrapping_sub(near.addr());
+            if offset >= (*local.as_ptr()).span {
+                return None;
+            }
+            let near = NonNull::new_unchecked(near.cast());
+            let entry = Chunk::entry(near, offset >> PAGE_SHIFT).load(Relaxed);
+            Self::own(local, entry)
+        }
+    }
+
+    /// The class of an entry of ours.
+    #[inline(always)]
+    unsafe fn own(local: NonNull<Self>, entry: Entry) -> Option<usize> {
+        // SAFETY: the caller promises its own part.
+        let class = (entry ^ unsafe { (*local.as_ptr()).tag }) as usize;
+        (class < CLASSES).then_some(class)
+    }
+
     /// Takes the chunk for near that the part itself is in, which stays as long as the heap.
     ///
     /// # Safety
@@ -365,10 +393,7 @@ impl Local {
     #[inline(always)]
     pub(crate) unsafe fn own_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
         // SAFETY: the caller promises the part.
-        unsafe {
-            let class = (Self::entry(local, addr) ^ (*local.as_ptr()).tag) as usize;
-            (class < CLASSES).then_some(class)
-        }
+        unsafe { Self::own(local, Self::entry(local, addr)) }
     }
 
     /// How many objects of a class are kept at hand, at most.

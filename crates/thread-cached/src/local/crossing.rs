@@ -47,7 +47,7 @@ impl Outgoing {
 }
 
 impl Local {
-    /// Frees an object of another thread's slab, if there is room for it with those that go home.
+    /// Frees an object of any slab, if there is room for it in its bin, or with those that go home.
     ///
     /// # Safety
     ///
@@ -57,9 +57,10 @@ impl Local {
         // SAFETY: the caller promises the part.
         unsafe {
             let entry = Self::entry(local, block.addr().get());
-            let class = (entry & KIND) as usize;
-            let ours = entry == (*local.as_ptr()).tag | class as u32;
-            if ours || class >= CLASSES || entry <= KIND {
+            if let Some(class) = Self::own(local, entry) {
+                return Self::push(local, class, block);
+            }
+            if (entry & KIND) as usize >= CLASSES || entry <= KIND {
                 return false;
             }
             let outgoing = &mut (*local.as_ptr()).outgoing;
