@@ -17,7 +17,9 @@ use heapwright_core::{
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
-use crate::classes::{CLASSES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up};
+use crate::classes::{
+    CLASSES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
+};
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
@@ -246,26 +248,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 // SAFETY: the part is this thread's.
                 unsafe { shared.free(part.map(|(local, _)| local), block) }
             }
-        };
-        freed.map_err(|error| self.misused(error))
-    }
-
-    /// A free of which the size was said, when the bin does not take it at once.
-    #[cold]
-    #[inline(never)]
-    unsafe fn deallocate_sized_slowly(
-        &self,
-        local: NonNull<Local>,
-        block: NonNull<u8>,
-        class: usize,
-    ) -> Result<(), HeapError> {
-        let Some(shared) = self.shared() else {
-            return Err(HeapError::InvalidFree(block.addr().get()));
-        };
-        // SAFETY: the caller promises its own part, and an object of that class.
-        let freed = unsafe {
-            let _busy = Busy::new(local);
-            Local::push_slowly(local, class, block, &mut Keeper(shared))
         };
         freed.map_err(|error| self.misused(error))
     }
@@ -891,19 +873,19 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError> {
         if !D::CHECKED
             && let Some(local) = self.local()
-            // SAFETY: the part is this thread's. Among several, objects of others are to go home.
-            && unsafe { Local::is_alone(local) }
-            && let Some(class) = class_looked_up(layout.size(), layout.align())
-        {
-            // SAFETY: as above. The caller promises the layout, which had this class.
-            if unsafe { Local::push(local, class, block) } {
-                return Ok(());
+            // SAFETY: the part is this thread's. Among several, objects of others are to go home. The caller promises the
+            // layout that the block was asked for with, which had this class.
+            && let Some(class) = unsafe {
+                let alone = Local::is_alone(local);
+                let said = if alone { class_looked_up(layout.size(), layout.align()) } else { None };
+                said.or_else(|| Local::near_class(local, block.addr().get()))
             }
             // SAFETY: as above.
-            return unsafe { self.deallocate_sized_slowly(local, block, class) };
+            && unsafe { Local::push(local, class, block) }
+        {
+            return Ok(());
         }
-        // SAFETY: the caller promises the same.
-        unsafe { self.deallocate(block) }
+        self.deallocate_elsewhere(block)
     }
 
     #[inline]

@@ -275,6 +275,15 @@ impl Local {
         }
     }
 
+    /// The object on top of a bin; null if there is none.
+    unsafe fn freed_last(local: NonNull<Self>, class: usize) -> *mut u8 {
+        // SAFETY: the caller promises class and part; the index is that of a slot.
+        unsafe {
+            let top = (*local.as_ptr()).bins[class].top;
+            (*local.as_ptr()).slots[usize::from(top)]
+        }
+    }
+
     /// As [`push`](Self::push), with room made if there is none.
     ///
     /// # Errors
@@ -295,14 +304,10 @@ impl Local {
             if Self::push(local, class, object) {
                 return Ok(());
             }
-            let bin = (*local.as_ptr()).bins[class];
-            if bin.top == bin.full {
-                let top = (*local.as_ptr()).slots[usize::from(bin.full)];
-                if top != object.as_ptr() {
-                    Self::flush(local, class, runs);
-                    if Self::push(local, class, object) {
-                        return Ok(());
-                    }
+            if Self::freed_last(local, class) != object.as_ptr() {
+                Self::flush(local, class, runs);
+                if Self::push(local, class, object) {
+                    return Ok(());
                 }
             }
             Err(HeapError::DoubleFree(object.addr().get()))
@@ -454,6 +459,9 @@ impl Local {
         unsafe {
             if !(*local.as_ptr()).mailbox.is_empty() {
                 Self::receive(local, runs);
+                if let Some(object) = Self::take(local, class) {
+                    return Some(object);
+                }
             }
             let room = Self::widen(local, class);
             let wanted = if singly { 1 } else { room.div_ceil(2) };
@@ -462,7 +470,8 @@ impl Local {
         }
     }
 
-    /// Puts up to `wanted` objects of a slab, at least one, into the empty bin of a class.
+    /// Puts up to `wanted` objects of a slab into the bin of a class, at least one unless it is full: it was empty, but
+    /// objects may have come home while the slab was looked for.
     unsafe fn fill<R: Runs>(
         local: NonNull<Self>,
         class: usize,
@@ -473,13 +482,13 @@ impl Local {
         unsafe {
             let slab = Self::slab_with_free(local, class, runs)?;
             let desc = &mut *slab.as_ptr();
-            let count = wanted.min(desc.free);
+            let Bin { top, full } = (*local.as_ptr()).bins[class];
+            let count = wanted.min(desc.free).min(full - top);
             let (first, words) = Self::bits(slab);
             let size = TABLE[class].size as usize;
-            let base = TABLE[class].base;
             let slots = (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>();
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
-            let mut slot = slots.add(usize::from(base + count));
+            let mut slot = slots.add(usize::from(top + count));
             let start = Self::start(slab).as_ptr();
             let (mut word, mut left) = (0, u32::from(count));
             while left > 0 {
@@ -501,7 +510,7 @@ impl Local {
                 left -= run;
             }
             desc.free -= count;
-            (*local.as_ptr()).bins[class].top = base + count;
+            (*local.as_ptr()).bins[class].top = top + count;
             (*local.as_ptr()).classes[class].filled = true;
             Some(())
         }
@@ -530,10 +539,10 @@ impl Local {
             let bottom = (&raw mut (*local.as_ptr()).slots)
                 .cast::<*mut u8>()
                 .add(usize::from(TABLE[class].base) + 1);
-            let held = usize::from((*local.as_ptr()).bins[class].top);
-            let rest = held - usize::from(TABLE[class].base) - count;
             Self::give_back(local, Some(class), bottom, count, runs);
-            ptr::copy(bottom.add(count), bottom, rest);
+            // Objects may have come home meanwhile.
+            let held = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
+            ptr::copy(bottom.add(count), bottom, held - count);
             (*local.as_ptr()).bins[class].top -= count as u16;
         }
     }
@@ -621,13 +630,15 @@ impl Local {
                 Self::flush_some(local, class, count, runs);
             }
         };
-        // What is received and what is flushed may have to be sent, which takes parcels.
+        // What is received and what is flushed may have to be sent, which takes parcels. Nothing more comes in meanwhile.
         // SAFETY: as above.
         unsafe {
             Self::receive(local, runs);
+            let receiving = mem::replace(&mut (*local.as_ptr()).receiving, true);
             (0..CLASSES).for_each(|class| flush(class, runs));
             Self::send(local, runs);
             flush(PARCELS, runs);
+            (*local.as_ptr()).receiving = receiving;
         }
     }
 

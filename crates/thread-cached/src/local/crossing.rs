@@ -19,30 +19,50 @@ use crate::mailbox::{PARCEL, Parcel};
 
 /// Objects of other threads' slabs, before they go home.
 pub(super) struct Outgoing {
-    pub(super) count: usize,
-    pub(super) bytes: usize,
-    pub(super) objects: [*mut u8; PARCEL],
+    /// How many there are.
+    count: usize,
+    /// How many bytes they have.
+    bytes: usize,
+    /// The first is none, so that there is always one that was put here last.
+    objects: [*mut u8; 1 + PARCEL],
     /// The entry of each one's page when it was freed.
-    pub(super) entries: [Entry; PARCEL],
+    entries: [Entry; 1 + PARCEL],
 }
 
 /// Objects go home when so many bytes of them are together.
 const OUTGOING_BYTES: usize = 64 << 10;
 
 impl Outgoing {
-    /// Whether an object is the one that was put here just before.
-    fn ends_with(&self, object: NonNull<u8>) -> bool {
-        self.objects[..self.count].last() == Some(&object.as_ptr())
+    /// Whether one more object can be put here before they go home.
+    #[inline(always)]
+    fn has_room(&self) -> bool {
+        self.count + 1 < PARCEL && self.bytes <= OUTGOING_BYTES
     }
 
-    /// Puts an object here, for which there is room.
-    fn add(&mut self, object: NonNull<u8>, entry: Entry) {
-        self.objects[self.count] = object.as_ptr();
-        self.entries[self.count] = entry;
-        // Whoever interrupts this thread finds the object first.
-        compiler_fence(Release);
-        self.count += 1;
-        self.bytes += TABLE[(entry & KIND) as usize].size as usize;
+    /// Whether an object is the one that was put here just before.
+    #[inline(always)]
+    fn ends_with(&self, object: NonNull<u8>) -> bool {
+        // SAFETY: there are as many, behind the first.
+        unsafe { *self.objects.get_unchecked(self.count) == object.as_ptr() }
+    }
+
+    /// Puts an object here.
+    ///
+    /// # Safety
+    ///
+    /// There is room for it, and the entry is that of a slab.
+    #[inline(always)]
+    unsafe fn add(&mut self, object: NonNull<u8>, entry: Entry) {
+        let count = self.count + 1;
+        // SAFETY: the caller promises both.
+        unsafe {
+            *self.objects.get_unchecked_mut(count) = object.as_ptr();
+            *self.entries.get_unchecked_mut(count) = entry;
+            // Whoever interrupts this thread finds the object first.
+            compiler_fence(Release);
+            self.count = count;
+            self.bytes += TABLE.get_unchecked((entry & KIND) as usize).size as usize;
+        }
     }
 }
 
@@ -64,10 +84,7 @@ impl Local {
                 return false;
             }
             let outgoing = &mut (*local.as_ptr()).outgoing;
-            if outgoing.count + 1 >= PARCEL
-                || outgoing.bytes > OUTGOING_BYTES
-                || outgoing.ends_with(block)
-            {
+            if !outgoing.has_room() || outgoing.ends_with(block) {
                 return false;
             }
             outgoing.add(block, entry);
@@ -97,7 +114,7 @@ impl Local {
                 return Err(HeapError::DoubleFree(object.addr().get()));
             }
             outgoing.add(object, entry);
-            if outgoing.count == PARCEL || outgoing.bytes > OUTGOING_BYTES {
+            if !outgoing.has_room() {
                 Self::send(local, runs);
                 // Who frees and never allocates gets at least its parcels back.
                 Self::receive(local, runs);
@@ -112,6 +129,7 @@ impl Local {
         unsafe {
             let Outgoing { count, mut objects, mut entries, .. } =
                 (&raw const (*local.as_ptr()).outgoing).read();
+            let (objects, entries) = (&mut objects[1..], &mut entries[1..]);
             let outgoing = &mut (*local.as_ptr()).outgoing;
             (outgoing.count, outgoing.bytes) = (0, 0);
             let table = runs.table();
@@ -192,12 +210,45 @@ impl Local {
             let mut parcel = (*local.as_ptr()).mailbox.take_all();
             while let Some(here) = NonNull::new(parcel) {
                 parcel = here.as_ref().next;
-                let objects = here.as_ref().objects();
-                Self::give_back(local, None, objects.as_ptr(), objects.len(), runs);
+                let Parcel { objects, count, .. } = &mut *here.as_ptr();
+                let count =
+                    if R::AT_HAND { Self::take_in(local, objects, *count, runs) } else { *count };
+                Self::give_back(local, None, objects.as_ptr(), count, runs);
                 Self::give_back(local, None, &here.cast().as_ptr(), 1, runs);
             }
             (*local.as_ptr()).receiving = false;
         }
+    }
+
+    /// Puts objects that came home into their bins, as far as these have room. Those that are left come first then; how
+    /// many there are.
+    unsafe fn take_in<R: Runs>(
+        local: NonNull<Self>,
+        objects: &mut [*mut u8; PARCEL],
+        count: usize,
+        runs: &mut R,
+    ) -> usize {
+        let mut left = 0;
+        for at in 0..count.min(PARCEL) {
+            let object = objects[at];
+            // SAFETY: the caller promises its own part, and objects that were freed.
+            unsafe {
+                if let Some(class) = Self::own_class(local, object.addr())
+                    && let Some(object) = NonNull::new(object)
+                {
+                    if Self::push(local, class, object) {
+                        continue;
+                    }
+                    if Self::freed_last(local, class) == object.as_ptr() {
+                        runs.misuse(HeapError::DoubleFree(object.addr().get()));
+                        continue;
+                    }
+                }
+            }
+            objects[left] = object;
+            left += 1;
+        }
+        left
     }
 
     /// Visits the objects that are on their way home, to others and, if the part is that of the caller, from others.
@@ -212,7 +263,7 @@ impl Local {
     ) {
         // SAFETY: only the owner takes parcels out of a mailbox, so those in it stay as they are.
         unsafe {
-            let first = (&raw mut (*local.as_ptr()).outgoing.objects).cast::<*mut u8>();
+            let first = (&raw mut (*local.as_ptr()).outgoing.objects).cast::<*mut u8>().add(1);
             let count = (*local.as_ptr()).outgoing.count.min(PARCEL);
             (0..count).for_each(|at| visit(first.add(at).read()));
             let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
