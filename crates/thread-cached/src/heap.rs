@@ -281,7 +281,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         unsafe {
             // The class that the block has, not that of its layout, of which the alignment may be less than it was.
             let current = Local::own_class(local, block.addr().get())?;
-            if class == current {
+            if class == current || may_stay(current, new_size) {
                 return Some(Ok(block));
             }
             let new = Local::pop(local, class)?;
@@ -332,7 +332,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         let class = class_for(new_size, align);
         let usable = match what {
             Block::Small { class: current } => {
-                if class == Some(current) {
+                if class == Some(current) || may_stay(current, new_size) {
                     return Ok(block);
                 }
                 TABLE[current].size as usize
@@ -370,6 +370,14 @@ const MOST_BINS: usize = 16;
 
 /// A thread's part, and what all share.
 type Attached<'a, B, L, D> = (NonNull<Local>, &'a Shared<B, L, D>);
+
+/// Whether an object of a medium size that is shrunk stays where it is: less than half of it is given up, which is
+/// worth no copy. Its size then has another class, but sizes so large are not believed when blocks are freed.
+#[inline(always)]
+fn may_stay(class: usize, new_size: usize) -> bool {
+    let size = TABLE[class].size as usize;
+    new_size > LOOKED_UP && new_size <= size && new_size >= size / 2
+}
 
 /// A block in use.
 pub(crate) enum Block {
