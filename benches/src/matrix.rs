@@ -153,8 +153,8 @@ mod compositions {
         SmallPages: HUGE_FROM: usize = usize::MAX
     }
     design! {
-        /// Huge pages where they cost less than an eighth.
-        LateHugePages: HUGE_FROM: usize = 16 << 20
+        /// Huge pages in heaps of a few MiB, too.
+        EarlyHugePages: HUGE_FROM: usize = 1 << 20
     }
     design! {
         /// A thread keeps an object of each class at hand.
@@ -183,7 +183,7 @@ mod compositions {
         "mmap/tlsf/thread-cached/futex": Mmap, FutexMutex, AsItIs<Tlsf>;
         "mmap/best-fit-tree/thread-cached/parking-lot": Mmap, RawMutex, AsItIs<BestFitTree>;
         "mmap/best-fit-tree/thread-cached-small-pages/futex": Mmap, FutexMutex, SmallPages<BestFitTree>;
-        "mmap/best-fit-tree/thread-cached-late-huge-pages/futex": Mmap, FutexMutex, LateHugePages<BestFitTree>;
+        "mmap/best-fit-tree/thread-cached-early-huge-pages/futex": Mmap, FutexMutex, EarlyHugePages<BestFitTree>;
         "mmap/best-fit-tree/thread-cached-nothing-kept/futex": Mmap, FutexMutex, NothingKept<BestFitTree>;
         "mmap/best-fit-tree/thread-cached-little-kept/futex": Mmap, FutexMutex, LittleKept<BestFitTree>;
         "mmap/best-fit-tree/thread-cached-checked/futex": Mmap, FutexMutex, AllChecked<BestFitTree>;

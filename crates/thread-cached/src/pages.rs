@@ -43,6 +43,11 @@ const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 const EXCHANGES: usize = 64;
 /// Pages of what the kernel makes a huge page.
 const HUGE_PAGES: usize = HUGE / PAGE;
+/// So many small pages become present at a time: few enough that the first cache still holds the kernel's zeros when
+/// they are used.
+const STEP: usize = (64 << 10) / PAGE;
+/// And so many times more are in use at least.
+const STEP_SHARE: usize = 16;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
 const CALM: u8 = 4;
 /// How often dirty pages decay, in milliseconds.
@@ -114,6 +119,8 @@ pub(crate) struct Pages<B, P> {
     /// What of the first chunk is beyond that, until a run reaches it. A process that never gets there is never put on
     /// the list of those whose pages the kernel collects, which costs more than all else in its first request.
     huge_later: Option<Region>,
+    /// Where that begins, ever after: pages below are small ones. Zero where no pages are huge.
+    small_end: usize,
 }
 
 // SAFETY: all pointers lead into regions that belong to the heap alone and go where it goes.
@@ -139,6 +146,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             discards: true,
             huge_from,
             huge_later: None,
+            small_end: 0,
         }
     }
 
@@ -197,7 +205,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.exchange(pages);
         }
         let block = self.clean.policy.find(request)?;
-        Some(self.cut(CLEAN, block, pages, align))
+        Some(self.cut_clean(block, pages, align))
     }
 
     /// Part of what the backend gives, or of what is free when all of it is clean, or all dirty.
@@ -217,7 +225,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
         }
         let block = self.clean.policy.find(request)?;
-        Some(self.cut(CLEAN, block, pages, align))
+        Some(self.cut_clean(block, pages, align))
     }
 
     /// Takes another chunk when spare mappings were given back, if there were any.
@@ -230,6 +238,26 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if self.idle_pages() >= pages {
             self.discard_huge_down_to(self.idle_pages() - pages);
         }
+    }
+
+    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than one is made present at once, which costs less
+    /// than a fault for each: those that are not asked for are idle then, and serve next.
+    fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
+        let step = (self.used / STEP_SHARE).min(STEP).min(block.size() / DESC);
+        let end = self.address(block) + step * PAGE;
+        if align > 1 || pages > step || end > self.small_end {
+            return self.cut(CLEAN, block, pages, align);
+        }
+        let run = self.cut(CLEAN, block, step, 1);
+        // SAFETY: the pages were just taken; those behind the first few are given back.
+        unsafe {
+            self.source.populate(run.region());
+            if step > pages {
+                self.used += step - pages;
+                self.cut_end(run, pages);
+            }
+        }
+        Run { pages, ..run }
     }
 
     /// Takes pages out of a free run, and puts back what is left in front and behind.
@@ -310,6 +338,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let block = self.lay(kind, chunk, page, pages);
             self.index(kind).policy.insert(block);
+        }
+    }
+
+    /// The address of a free run.
+    fn address(&self, block: FreeBlock) -> usize {
+        // SAFETY: a free block stands for a run of a chunk of ours.
+        unsafe {
+            let (chunk, page) = self.place(desc_of(block));
+            Chunk::page(chunk, page).addr().get()
         }
     }
 
@@ -651,6 +688,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let huge = Region { start, size: size - small, ..region };
                 if first {
                     self.huge_later = Some(huge);
+                    self.small_end = huge.addr();
                 } else {
                     self.source.offer_huge_pages(huge);
                 }
