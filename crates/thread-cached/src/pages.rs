@@ -46,8 +46,8 @@ const HUGE_PAGES: usize = HUGE / PAGE;
 /// So many small pages become present at a time: few enough that the first cache still holds the kernel's zeros when
 /// they are used.
 const STEP: usize = (64 << 10) / PAGE;
-/// And so many times more are in use at least.
-const STEP_SHARE: usize = 16;
+/// From so many pages in use on: of a smaller heap they would be more than a sixteenth.
+const STEP_FROM: usize = 16 * STEP;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
 const CALM: u8 = 4;
 /// How often dirty pages decay, in milliseconds.
@@ -243,9 +243,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than one is made present at once, which costs less
     /// than a fault for each: those that are not asked for are idle then, and serve next.
     fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
-        let step = (self.used / STEP_SHARE).min(STEP).min(block.size() / DESC);
+        let step = STEP.min(block.size() / DESC);
         let end = self.address(block) + step * PAGE;
-        if align > 1 || pages > step || end > self.small_end {
+        if self.used < STEP_FROM || align > 1 || pages > step || end > self.small_end {
             return self.cut(CLEAN, block, pages, align);
         }
         let run = self.cut(CLEAN, block, step, 1);
