@@ -168,7 +168,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     /// that the path that does without keeps nothing for later.
     #[inline(never)]
     fn allocate_otherwise(&self, layout: Layout) -> Option<NonNull<u8>> {
-        if layout.size() > LOOKED_UP
+        if class_looked_up(layout.size(), layout.align()).is_none()
             && let Some(class) = class_for(layout.size(), layout.align())
             && let Some(local) = self.local()
             // SAFETY: the part is this thread's.
@@ -628,6 +628,7 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
             let run = self.pages.take(local::PAGES, 1)?;
             if let Some(first) = NonNull::new(self.locals) {
                 Local::meet_another(first);
+                self.pages.leave_to_threads();
             }
             self.owners += 1;
             let local = run.start().cast::<Local>();

@@ -2,8 +2,8 @@
 //!
 //! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
 //! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
-//! that is cold stays so. A bin that is empty is filled from a slab, half of it at a time and by rising address; one
-//! that is full gives its older half back, each object to the slab that it is from: its bit is set there. So does, now
+//! that is cold stays so. A bin that is empty is filled from what came home, or from a slab, half of it at a time and by
+//! rising address; one that is full gives its older half back, each object to the slab that it is from: its bit is set there. So does, now
 //! and then and before the heap grows, one that was not filled for some time. Objects in slabs of other threads go home
 //! in parcels.
 //!
@@ -304,13 +304,15 @@ impl Local {
             if Self::push(local, class, object) {
                 return Ok(());
             }
-            if Self::freed_last(local, class) != object.as_ptr() {
-                Self::flush(local, class, runs);
-                if Self::push(local, class, object) {
-                    return Ok(());
-                }
+            if Self::freed_last(local, class) == object.as_ptr() {
+                return Err(HeapError::DoubleFree(object.addr().get()));
             }
-            Err(HeapError::DoubleFree(object.addr().get()))
+            Self::flush(local, class, runs);
+            if !Self::push(local, class, object) {
+                // The bin is full anew, or what was freed twice is on top now: its slab knows.
+                Self::send_home(local, Some(class), object, runs);
+            }
+            Ok(())
         }
     }
 
@@ -471,7 +473,7 @@ impl Local {
     }
 
     /// Puts up to `wanted` objects of a slab into the bin of a class, at least one unless it is full: it was empty, but
-    /// objects may have come home while the slab was looked for.
+    /// objects may have come home while the slab was looked for, if something was not as it should be.
     unsafe fn fill<R: Runs>(
         local: NonNull<Self>,
         class: usize,
@@ -540,7 +542,7 @@ impl Local {
                 .cast::<*mut u8>()
                 .add(usize::from(TABLE[class].base) + 1);
             Self::give_back(local, Some(class), bottom, count, runs);
-            // Objects may have come home meanwhile.
+            // Of what was not as it should be, some may have been sent, and other objects have come home for it.
             let held = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
             ptr::copy(bottom.add(count), bottom, held - count);
             (*local.as_ptr()).bins[class].top -= count as u16;

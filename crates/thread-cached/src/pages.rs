@@ -43,8 +43,7 @@ const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 const EXCHANGES: usize = 64;
 /// Pages of what the kernel makes a huge page.
 const HUGE_PAGES: usize = HUGE / PAGE;
-/// So many small pages become present at a time: few enough that the first cache still holds the kernel's zeros when
-/// they are used.
+/// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are used.
 const STEP: usize = (64 << 10) / PAGE;
 /// From so many pages in use on: of a smaller heap they would be more than a sixteenth.
 const STEP_FROM: usize = 16 * STEP;
@@ -119,7 +118,8 @@ pub(crate) struct Pages<B, P> {
     /// What of the first chunk is beyond that, until a run reaches it. A process that never gets there is never put on
     /// the list of those whose pages the kernel collects, which costs more than all else in its first request.
     huge_later: Option<Region>,
-    /// Where that begins, ever after: pages below are small ones. Zero where no pages are huge.
+    /// Where that begins, ever after, or the first chunk ends: pages below are small ones, of which several become present
+    /// at a time. Zero where memory is dear, and no pages are ever huge, or threads are [several](Self::leave_to_threads).
     small_end: usize,
 }
 
@@ -240,22 +240,27 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than one is made present at once, which costs less
-    /// than a fault for each: those that are not asked for are idle then, and serve next.
+    /// From now on pages become present when they are touched, each for itself: several threads do that side by side, and
+    /// would have to wait for the lock otherwise.
+    pub(crate) fn leave_to_threads(&mut self) {
+        self.small_end = 0;
+    }
+
+    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than a short run needs are made present at once,
+    /// which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it is, so
+    /// that it may grow, or be touched in part only.
     fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
-        let step = STEP.min(block.size() / DESC);
-        let end = self.address(block) + step * PAGE;
-        if self.used < STEP_FROM || align > 1 || pages > step || end > self.small_end {
+        let end = self.address(block) + STEP * PAGE;
+        let short = align == 1 && pages <= STEP / 2 && block.size() / DESC >= STEP;
+        if !short || self.used < STEP_FROM || end > self.small_end {
             return self.cut(CLEAN, block, pages, align);
         }
-        let run = self.cut(CLEAN, block, step, 1);
+        let run = self.cut(CLEAN, block, STEP, 1);
         // SAFETY: the pages were just taken; those behind the first few are given back.
         unsafe {
             self.source.populate(run.region());
-            if step > pages {
-                self.used += step - pages;
-                self.cut_end(run, pages);
-            }
+            self.used += STEP - pages;
+            self.cut_end(run, pages);
         }
         Run { pages, ..run }
     }
@@ -439,7 +444,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     ///
     /// # Safety
     ///
-    /// It is a large block's, longer than `pages`, and nobody uses its end.
+    /// It is a large block's, or was just taken, longer than `pages`, and nobody uses its end.
     pub(crate) unsafe fn cut_end(&mut self, run: Run, pages: usize) {
         // SAFETY: the caller promises the run.
         unsafe {
@@ -682,13 +687,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             // Chunks fill up from below: what lies above in the first one is used when the heap is that large. It stays
             // until the heap goes, as what its threads share lies in it.
             let head = chunk.as_ref().first as usize * PAGE;
-            let small = if first { self.huge_from.saturating_add(head) } else { 0 };
-            if self.huge_from < usize::MAX && small < size {
+            let small = if first { self.huge_from.saturating_add(head).min(size) } else { 0 };
+            if self.huge_from == usize::MAX {
+                return Some(chunk);
+            }
+            if first {
+                self.small_end = region.addr() + small;
+            }
+            if small < size {
                 let start = region.start.add(small);
                 let huge = Region { start, size: size - small, ..region };
                 if first {
                     self.huge_later = Some(huge);
-                    self.small_end = huge.addr();
                 } else {
                     self.source.offer_huge_pages(huge);
                 }

@@ -114,6 +114,31 @@ fn an_object_that_two_others_free_is_not_given_out_twice() {
     assert_eq!((given.len(), heap.stats().misuses), (2000, 1));
 }
 
+/// Frees blocks in a thread of its own, which sends them home together and has ended then.
+fn free_all_elsewhere(heap: &ThreadCached, blocks: &[NonNull<u8>]) {
+    let sent: Vec<_> = blocks.iter().map(|&block| Sent(block)).collect();
+    let free = move || {
+        for Sent(block) in sent {
+            // SAFETY: in use, or a misuse that the caller wants.
+            unsafe { heap.deallocate(block) }.unwrap();
+        }
+    };
+    thread::scope(|scope| scope.spawn(free).join().unwrap());
+}
+
+#[test]
+fn an_object_that_two_others_free_among_others_is_found_when_it_goes_back_to_its_slab() {
+    set_on_misuse(OnMisuse::Count);
+    let heap: ThreadCached = ThreadCached::new();
+    let blocks: Vec<_> = (0..3).map(|_| heap.allocate(layout(64)).unwrap()).collect();
+    free_all_elsewhere(&heap, &[blocks[0], blocks[1]]);
+    free_all_elsewhere(&heap, &[blocks[0], blocks[2]]);
+    heap.trim();
+    let stats = heap.stats();
+    assert_eq!((stats.live_blocks, stats.misuses), (0, 1), "{stats:?}");
+    heap.check().unwrap();
+}
+
 #[test]
 fn an_object_freed_twice_in_a_row_elsewhere_is_found_at_once() {
     let heap: ThreadCached = ThreadCached::new();

@@ -1,7 +1,8 @@
 //! Objects that cross: what this thread frees of others' slabs, and what others freed of its own.
 //!
 //! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner. What
-//! comes home goes back to its slab; what has another owner by now is sent on.
+//! comes home goes into its bin as if it had been freed here, or back to its slab; what has another owner by now is sent
+//! on.
 
 use core::mem;
 use core::ptr::{self, NonNull};
@@ -14,7 +15,7 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{CLASSES, PARCELS, TABLE};
+use crate::classes::{ALL, CLASSES, PARCELS, TABLE};
 use crate::mailbox::{PARCEL, Parcel};
 
 /// Objects of other threads' slabs, before they go home.
@@ -96,7 +97,7 @@ impl Local {
     ///
     /// # Errors
     ///
-    /// The same object was put there just before.
+    /// The same object was put there just before, or it is of no slab any more.
     ///
     /// # Safety
     ///
@@ -108,10 +109,17 @@ impl Local {
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises object and part.
         unsafe {
-            let entry = Self::entry(local, object.addr().get());
+            let addr = object.addr().get();
+            let entry = match Self::locate(local, addr, runs) {
+                Some((chunk, page)) => Chunk::entry(chunk, page).load(Relaxed),
+                None => 0,
+            };
+            if entry <= KIND || (entry & KIND) as usize >= ALL {
+                return Err(HeapError::InvalidFree(addr));
+            }
             let outgoing = &mut (*local.as_ptr()).outgoing;
             if outgoing.ends_with(object) {
-                return Err(HeapError::DoubleFree(object.addr().get()));
+                return Err(HeapError::DoubleFree(addr));
             }
             outgoing.add(object, entry);
             if !outgoing.has_room() {
@@ -209,12 +217,16 @@ impl Local {
             }
             let mut parcel = (*local.as_ptr()).mailbox.take_all();
             while let Some(here) = NonNull::new(parcel) {
-                parcel = here.as_ref().next;
-                let Parcel { objects, count, .. } = &mut *here.as_ptr();
-                let count =
-                    if R::AT_HAND { Self::take_in(local, objects, *count, runs) } else { *count };
-                Self::give_back(local, None, objects.as_ptr(), count, runs);
-                Self::give_back(local, None, &here.cast().as_ptr(), 1, runs);
+                // An object that is sent as it is may be shorter than a parcel.
+                let here = here.as_ptr();
+                parcel = (*here).next;
+                let objects = (&raw mut (*here).objects).cast::<*mut u8>();
+                let mut count = (*here).count.min(PARCEL);
+                if R::AT_HAND {
+                    count = Self::take_in(local, objects, count, runs);
+                }
+                Self::give_back(local, None, objects, count, runs);
+                Self::give_back(local, None, &here.cast(), 1, runs);
             }
             (*local.as_ptr()).receiving = false;
         }
@@ -224,15 +236,15 @@ impl Local {
     /// many there are.
     unsafe fn take_in<R: Runs>(
         local: NonNull<Self>,
-        objects: &mut [*mut u8; PARCEL],
+        objects: *mut *mut u8,
         count: usize,
         runs: &mut R,
     ) -> usize {
         let mut left = 0;
-        for at in 0..count.min(PARCEL) {
-            let object = objects[at];
-            // SAFETY: the caller promises its own part, and objects that were freed.
+        for at in 0..count {
+            // SAFETY: the caller promises its own part, and that many objects that were freed.
             unsafe {
+                let object = objects.add(at).read();
                 if let Some(class) = Self::own_class(local, object.addr())
                     && let Some(object) = NonNull::new(object)
                 {
@@ -244,8 +256,8 @@ impl Local {
                         continue;
                     }
                 }
+                objects.add(left).write(object);
             }
-            objects[left] = object;
             left += 1;
         }
         left
