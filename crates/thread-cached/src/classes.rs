@@ -1,7 +1,8 @@
 //! Size classes: the sizes that small objects come in.
 //!
 //! Steps of 16 bytes up to 256, then eight steps to each doubling (Jason Evans, *A Scalable Concurrent malloc(3)
-//! Implementation for FreeBSD*, 2006, has four; eight halve the waste): above 128 bytes an eighth is wasted at most.
+//! Implementation for FreeBSD*, 2006, has four; eight halve the waste): above 128 bytes an eighth is wasted at most, unless
+//! an object was shrunk where it is.
 
 use heapwright_core::GRANULE;
 

@@ -41,15 +41,17 @@
 //! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present, those of mappings
 //! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
-//! heap of more than 1 MiB may hold 2 MiB that nothing has used yet, of a huge page; so may a block of more than 4 MiB that
-//! is touched in part only.
+//! heap of more than 16 MiB may hold 2 MiB of a huge page that nothing has used yet; so may a block of more than 4 MiB that
+//! is touched in part only; and a heap of more than 1 MiB that a single thread fills 56 KiB. An object of more than 1 KiB
+//! that is shrunk to no less than half keeps its size.
 //!
 //! # Misuse
 //!
-//! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once; a double
-//! free of a small object otherwise when it goes back to its slab, if it has not been given out again. Links that a
-//! program could corrupt there are none: no freed object is read or written, unless there is no memory left to send it
-//! home in. [`Checked`] finds every double and every invalid free at once.
+//! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once, or when the
+//! object comes home from another thread; a double free of a small object otherwise, and a pointer into one, when it goes
+//! back to its slab, if it has not been given out again. Links that a program could corrupt there are none: no freed object
+//! is read or written, unless there is no memory left to send it home in. [`Checked`] finds every double and every invalid
+//! free at once.
 //!
 //! # What the choices cost
 //!
@@ -59,22 +61,23 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.53 | 1.31 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.31 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.33 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.54 | 1.32 |
-//! | huge pages | from 1 MiB on | from 16 MiB on | 0.64 | 1.11 |
-//! | | | never | 0.65 | 1.10 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.54 | 1.31 |
-//! | | | one object | 0.84 | 1.31 |
-//! | backend | mappings | the program break, which has no huge pages | 0.65 | 1.11 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.53 | 1.33 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.11 | 1.31 |
+//! | all as it is | | | 0.56 | 1.14 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.56 | 1.14 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.57 | 1.15 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.57 | 1.15 |
+//! | huge pages | from 16 MiB on, 64 KiB of small ones at a time below | from 1 MiB on | 0.48 | 1.36 |
+//! | | | never, and small ones one by one | 0.58 | 1.11 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.58 | 1.11 |
+//! | | | one object | 0.98 | 1.07 |
+//! | backend | mappings | the program break, which has no huge pages | 0.57 | 1.14 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.56 | 1.14 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.23 | 1.10 |
 //!
-//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are a fifth of the time, of
-//! which huge pages need few; they cost up to 2 MiB, which is much of so little: who has many small processes sets
-//! [`Design::HUGE_FROM`] higher. Which run serves matters little, since most are of one page. What threads keep at hand is
-//! a third of the speed and hardly any memory, for what lies idle there goes back.
+//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
+//! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take a seventh
+//! off the time, for a fifth more memory. Large heaps have them either way; who wants small ones fast sets
+//! [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page. What threads keep at hand is
+//! two fifths of the speed and little memory, for what lies idle there goes back.
 #![no_std]
 
 mod chunk;
@@ -105,7 +108,8 @@ pub trait Design: 'static {
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any: a heap that large holds up to
     /// 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. Where time counts more than memory,
-    /// 1 MiB make heaps of a few MiB a fifth faster; `usize::MAX` is for never, and for pages that become present one by one.
+    /// 1 MiB make heaps of a few MiB a seventh faster; `usize::MAX` is for never, and for pages that become present one by
+    /// one.
     const HUGE_FROM: usize = 16 << 20;
 }
 
