@@ -2,10 +2,10 @@
 //!
 //! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
 //! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
-//! that is cold stays so. A bin that is empty is filled from what came home, or from a slab, half of it at a time and by
-//! rising address; one that is full gives its older half back, each object to the slab that it is from: its bit is set there. So does, now
-//! and then and before the heap grows, one that was not filled for some time. Objects in slabs of other threads go home
-//! in parcels.
+//! that is cold stays so. A bin that is empty is filled from what came home, or from a slab, half of it at a time and
+//! by rising address; one that is full gives its older half back, each object to the slab that it is from: its bit is
+//! set there. So does, now and then and before the heap grows, one that was not filled for some time. Objects in slabs
+//! of other threads go home in parcels.
 //!
 //! Invariants:
 //!
