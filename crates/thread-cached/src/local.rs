@@ -34,7 +34,7 @@ use self::crossing::Outgoing;
 #[cfg(test)]
 pub(crate) use self::place::divided;
 use self::stash::Stash;
-use crate::chunk::{Chunk, Desc, Entry, Table, slab_entry};
+use crate::chunk::{Chunk, Desc, Entry, KIND, Table, slab_entry};
 use crate::classes::{ALL, CLASSES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE};
 use crate::mailbox::Mailbox;
 use crate::pages::Run;
@@ -339,14 +339,25 @@ impl Local {
     /// The part is this thread's.
     #[inline(always)]
     unsafe fn find(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
-        // SAFETY: the near chunk is one, and the table is a table.
+        // SAFETY: the caller promises the part, whose table is one.
+        unsafe {
+            Self::find_near(local, addr).or_else(|| Table::find((*local.as_ptr()).table, addr))
+        }
+    }
+
+    /// The same, if that is the chunk that served lately.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    unsafe fn find_near(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
+        // SAFETY: the caller promises the part, whose near chunk is one.
         unsafe {
             let near = (*local.as_ptr()).near.load(Relaxed);
             let offset = addr.wrapping_sub(near.addr());
-            if offset < (*local.as_ptr()).span {
-                return Some((NonNull::new_unchecked(near.cast()), offset >> PAGE_SHIFT));
-            }
-            Table::find((*local.as_ptr()).table, addr)
+            (offset < (*local.as_ptr()).span)
+                .then(|| (NonNull::new_unchecked(near.cast()), offset >> PAGE_SHIFT))
         }
     }
 
@@ -357,16 +368,10 @@ impl Local {
     /// The part is this thread's.
     #[inline(always)]
     pub(crate) unsafe fn near_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
-        // SAFETY: the near chunk is one.
+        // SAFETY: the caller promises the part, whose chunks are some.
         unsafe {
-            let near = (*local.as_ptr()).near.load(Relaxed);
-            let offset = addr.wrapping_sub(near.addr());
-            if offset >= (*local.as_ptr()).span {
-                return None;
-            }
-            let near = NonNull::new_unchecked(near.cast());
-            let entry = Chunk::entry(near, offset >> PAGE_SHIFT).load(Relaxed);
-            Self::own(local, entry)
+            let (chunk, page) = Self::find_near(local, addr)?;
+            Self::own(local, Chunk::entry(chunk, page).load(Relaxed))
         }
     }
 
@@ -656,6 +661,21 @@ impl Local {
                 (*local.as_ptr()).table = runs.table();
                 Table::find((*local.as_ptr()).table, addr)
             })
+        }
+    }
+
+    /// The same for an address in a slab, with the entry of the page.
+    unsafe fn locate_slab<R: Runs>(
+        local: NonNull<Self>,
+        addr: usize,
+        runs: &mut R,
+    ) -> Option<(NonNull<u8>, usize, Entry)> {
+        // SAFETY: the caller promises its own part; the page is one of the chunk.
+        unsafe {
+            let (chunk, page) = Self::locate(local, addr, runs)?;
+            let entry = Chunk::entry(chunk, page).load(Relaxed);
+            let slab = entry > KIND && ((entry & KIND) as usize) < ALL;
+            slab.then_some((chunk, page, entry))
         }
     }
 

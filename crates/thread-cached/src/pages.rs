@@ -687,18 +687,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             // Chunks fill up from below: what lies above in the first one is used when the heap is that large. It stays
             // until the heap goes, as what its threads share lies in it.
             let head = chunk.as_ref().first as usize * PAGE;
-            let small = if first { self.huge_from.saturating_add(head).min(size) } else { 0 };
-            if self.huge_from == usize::MAX {
-                return Some(chunk);
-            }
-            if first {
-                self.small_end = region.addr() + small;
-            }
-            if small < size {
-                let start = region.start.add(small);
-                let huge = Region { start, size: size - small, ..region };
+            if self.huge_from < usize::MAX {
+                let small = if first { self.huge_from.saturating_add(head).min(size) } else { 0 };
+                let huge = Region { start: region.start.add(small), size: size - small, ..region };
                 if first {
-                    self.huge_later = Some(huge);
+                    self.small_end = huge.addr();
+                    self.huge_later = (huge.size > 0).then_some(huge);
                 } else {
                     self.source.offer_huge_pages(huge);
                 }

@@ -15,7 +15,7 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{ALL, CLASSES, PARCELS, TABLE};
+use crate::classes::{CLASSES, PARCELS, TABLE};
 use crate::mailbox::{PARCEL, Parcel};
 
 /// Objects of other threads' slabs, before they go home.
@@ -110,13 +110,8 @@ impl Local {
         // SAFETY: the caller promises object and part.
         unsafe {
             let addr = object.addr().get();
-            let entry = match Self::locate(local, addr, runs) {
-                Some((chunk, page)) => Chunk::entry(chunk, page).load(Relaxed),
-                None => 0,
-            };
-            if entry <= KIND || (entry & KIND) as usize >= ALL {
-                return Err(HeapError::InvalidFree(addr));
-            }
+            let (.., entry) =
+                Self::locate_slab(local, addr, runs).ok_or(HeapError::InvalidFree(addr))?;
             let outgoing = &mut (*local.as_ptr()).outgoing;
             if outgoing.ends_with(object) {
                 return Err(HeapError::DoubleFree(addr));

@@ -160,16 +160,13 @@ impl Local {
         // SAFETY: the caller promises an object that was freed.
         unsafe {
             let addr = object.addr().get();
-            let Some((chunk, page)) = Self::locate(local, addr, runs) else {
+            // If it is of another class, its size was not the one that it was freed with.
+            let found = Self::locate_slab(local, addr, runs)
+                .filter(|(.., entry)| class.is_none_or(|class| class == (entry & KIND) as usize));
+            let Some((chunk, page, entry)) = found else {
                 return runs.misuse(HeapError::InvalidFree(addr));
             };
-            let entry = Chunk::entry(chunk, page).load(Relaxed);
-            let found = (entry & KIND) as usize;
-            if entry <= KIND || found >= ALL || class.is_some_and(|class| class != found) {
-                // It is none, or its size was not the one that it was freed with.
-                return runs.misuse(HeapError::InvalidFree(addr));
-            }
-            let class = found;
+            let class = (entry & KIND) as usize;
             if entry == (*local.as_ptr()).tag | class as u32 {
                 match Self::free(local, class, chunk.cast(), page, addr) {
                     Ok(None) => {}
