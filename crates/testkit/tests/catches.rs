@@ -259,7 +259,8 @@ fn a_failing_sequence_is_short() {
     }
     let complaint = promises::random_sequences_agree_with_the_model::<Wrong<It>>().unwrap_err();
     let steps = complaint.what().matches("\n    Step::").count();
-    // Three would do: allocate, free, allocate zeroed. Shrinking may end at another short one.
+    // Three would do: allocate, free, allocate zeroed. Shrinking may end at another short one, in which a
+    // block before them keeps what is freed apart.
     assert!((1..=6).contains(&steps), "{steps} steps: {complaint}");
     assert!(complaint.what().contains("zeroed: true },"), "{complaint}");
 }

@@ -63,6 +63,25 @@ fn carry_out<F: Family>(source: Source, steps: &[Step]) -> Kept {
     Ok(())
 }
 
+/// A failing sequence without the steps that it fails without.
+///
+/// proptest leaves out steps first and makes them simpler then, and does not ask again which of the simpler
+/// ones are needed.
+fn without_needless_steps<F: Family>(source: Source, mut steps: Vec<Step>) -> Vec<Step> {
+    let mut needed = 0;
+    while needed < steps.len() {
+        let mut fewer = steps.clone();
+        fewer.remove(needed);
+        if carry_out::<F>(source, &fewer).is_err() {
+            steps = fewer;
+            needed = 0;
+        } else {
+            needed += 1;
+        }
+    }
+    steps
+}
+
 /// Carries out a sequence that a failing test has printed, over mappings: for a test of its own, once the
 /// fault is found.
 ///
@@ -99,6 +118,7 @@ pub fn random_sequences_agree_with_the_model<F: Family>() -> Kept {
                 return Err(Complaint::new(format!("the test itself failed: {reason}")));
             }
             Err(TestError::Fail(_, steps)) => {
+                let steps = without_needless_steps::<F>(source, steps);
                 let lines: Vec<String> = steps.iter().map(|step| format!("    {step},")).collect();
                 let code = lines.join("\n");
                 // Once more, for the complaint of just this sequence.
