@@ -78,8 +78,10 @@ pub(crate) struct Class {
     pub(crate) pages: u16,
     /// Pages that hold an object: those of a slab when there are no more.
     pub(crate) least: u16,
-    /// The place in front of its first slot in a thread's cache: the sentinel.
-    pub(crate) base: u16,
+    /// The place in front of its first slot in a thread's cache, the sentinel, while that holds a few of the class.
+    pub(crate) few: u16,
+    /// The same once it holds more.
+    pub(crate) many: u16,
     /// The most objects that a thread keeps.
     pub(crate) most: u16,
 }
@@ -87,18 +89,51 @@ pub(crate) struct Class {
 /// All classes.
 pub(crate) static TABLE: [Class; ALL] = table();
 
-/// How many slots the cache of a thread has, sentinels included.
-pub(crate) const SLOTS: usize = {
-    let last = table()[ALL - 1];
-    last.base as usize + last.most as usize + 1
+/// So many of a class are few.
+pub(crate) const FEW: u16 = 8;
+
+/// The slots for few of each class, sentinels included. They lie side by side: a thread that does little touches no more
+/// than these.
+const SLOTS_FOR_FEW: usize = {
+    let (mut slots, mut class) = (0, 0);
+    while class < ALL {
+        slots += slots_for_few(most_cached(size(class)));
+        class += 1;
+    }
+    slots
 };
 
-const fn table() -> [Class; ALL] {
-    let mut table = [Class { size: 0, reciprocal: 0, pages: 0, least: 0, base: 0, most: 0 }; ALL];
-    let mut class = 0;
-    let mut base = 0;
+/// How many slots the cache of a thread has, sentinels included.
+pub(crate) const SLOTS: usize = {
+    let (mut slots, mut class) = (SLOTS_FOR_FEW, 0);
     while class < ALL {
-        let size = if class == PARCELS { size_of::<Parcel>() } else { size_of_class(class) };
+        slots += slots_for_many(most_cached(size(class)));
+        class += 1;
+    }
+    slots
+};
+
+const fn slots_for_few(most: usize) -> usize {
+    1 + if most > FEW as usize { FEW as usize } else { most }
+}
+
+/// None, if all are few.
+const fn slots_for_many(most: usize) -> usize {
+    if most > FEW as usize { 1 + most } else { 0 }
+}
+
+const fn size(class: usize) -> usize {
+    if class == PARCELS { size_of::<Parcel>() } else { size_of_class(class) }
+}
+
+const fn table() -> [Class; ALL] {
+    const NONE: Class =
+        Class { size: 0, reciprocal: 0, pages: 0, least: 0, few: 0, many: 0, most: 0 };
+    let mut table = [NONE; ALL];
+    let mut class = 0;
+    let (mut few, mut many) = (0, SLOTS_FOR_FEW);
+    while class < ALL {
+        let size = size(class);
         let pages = slab_pages(size);
         let most = most_cached(size);
         table[class] = Class {
@@ -106,10 +141,12 @@ const fn table() -> [Class; ALL] {
             reciprocal: ((1_u64 << 32).div_ceil(size as u64)) as u32,
             pages: pages as u16,
             least: size.div_ceil(PAGE) as u16,
-            base: base as u16,
+            few: few as u16,
+            many: if slots_for_many(most) > 0 { many } else { few } as u16,
             most: most as u16,
         };
-        base += most + 1;
+        few += slots_for_few(most);
+        many += slots_for_many(most);
         class += 1;
     }
     table

@@ -2,10 +2,10 @@
 //!
 //! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
 //! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
-//! that is cold stays so. A bin that is empty is filled from what came home, or from a slab, half of it at a time and
-//! by rising address; one that is full gives its older half back, each object to the slab that it is from: its bit is
-//! set there. So does, now and then and before the heap grows, one that was not filled for some time. Objects in slabs
-//! of other threads go home in parcels.
+//! that is cold stays so. A bin has few slots, beside those of the other classes, until they are too few. One that is
+//! empty is filled from what came home, or from a slab, half of it at a time and by rising address; one that is full
+//! gives its older half back, each object to the slab that it is from: its bit is set there. So does, now and then and
+//! before the heap grows, one that was not filled for some time. Objects in slabs of other threads go home in parcels.
 //!
 //! Invariants:
 //!
@@ -35,7 +35,7 @@ use self::crossing::Outgoing;
 pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, KIND, Table, slab_entry};
-use crate::classes::{ALL, CLASSES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE};
+use crate::classes::{ALL, CLASSES, Class, FEW, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE};
 use crate::mailbox::Mailbox;
 use crate::pages::Run;
 
@@ -47,6 +47,19 @@ pub(crate) struct Bin {
     top: u16,
     /// That index in a bin that is full.
     full: u16,
+}
+
+impl Bin {
+    /// The index of the sentinel: a bin that holds more than a few objects has other slots.
+    fn bottom(self, class: usize) -> u16 {
+        let Class { few, many, .. } = TABLE[class];
+        if self.full > few + FEW { many } else { few }
+    }
+
+    /// How many objects are at hand.
+    fn held(self, class: usize) -> u16 {
+        self.top - self.bottom(class)
+    }
 }
 
 /// So many objects are taken before time is looked at.
@@ -68,9 +81,6 @@ struct Slabs {
 
 /// At most so many bins are looked at for one that has something to give back.
 const LOOKED_AT: usize = 16;
-
-/// How many objects a bin holds until it was too small.
-const FIRST: u16 = 8;
 
 /// Where a run of pages for a slab comes from, and goes back to.
 pub(crate) trait Runs {
@@ -129,13 +139,14 @@ pub(crate) struct Local {
     /// The length of chunks.
     span: usize,
     bins: [Bin; ALL],
-    slots: [*mut u8; SLOTS],
     classes: [Slabs; ALL],
-    outgoing: Outgoing,
     stash: Stash,
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
+    outgoing: Outgoing,
+    // Last, for they are touched as far as they are used.
+    slots: [*mut u8; SLOTS],
 }
 
 /// Pages of a part.
@@ -144,11 +155,11 @@ const _: () = assert!(PAGES <= 4, "a thread's part of a heap is small");
 const _: () = assert!(offset_of!(Local, bins) < 64);
 
 impl Local {
-    /// Lays out a thread's part, with its number.
+    /// Lays out a thread's part, with its number. Slots are written when they are used.
     ///
     /// # Safety
     ///
-    /// `at` is a page of ours.
+    /// `at` is pages of ours.
     pub(crate) unsafe fn make(
         at: NonNull<Self>,
         owner: u32,
@@ -163,7 +174,7 @@ impl Local {
             filled: false,
         };
         let local = at.as_ptr();
-        // SAFETY: the caller promises the page. Everything is written.
+        // SAFETY: the caller promises the pages. Everything is written that will be read.
         unsafe {
             (&raw mut (*local).tag).write(slab_entry(0, owner));
             (&raw mut (*local).alone).write(AtomicBool::new(next.is_null()));
@@ -178,16 +189,15 @@ impl Local {
             (&raw mut (*local).near).write(AtomicPtr::default());
             (&raw mut (*local).span).write(1 << (*table).shift);
             Self::stay_near(at);
-            (&raw mut (*local).slots).write_bytes(0, 1);
             (&raw mut (*local).classes).write([NONE; ALL]);
-            (&raw mut (*local).outgoing).write_bytes(0, 1);
             (&raw mut (*local).stash).write(Stash::EMPTY);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
-            for (class, fixed) in TABLE.iter().enumerate() {
-                let full = fixed.base + Self::most(at, class).min(FIRST);
-                let bin = Bin { top: fixed.base, full };
+            Outgoing::make(&raw mut (*local).outgoing);
+            for (class, &Class { few, .. }) in TABLE.iter().enumerate() {
+                let bin = Bin { top: few, full: few + Self::most(at, class).min(FEW) };
                 (&raw mut (*local).bins[class]).write(bin);
+                Self::slot(at, few).write(ptr::null_mut());
             }
         }
     }
@@ -241,11 +251,9 @@ impl Local {
     pub(crate) unsafe fn take(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller promises the class; the index is that of a slot.
         unsafe {
-            let local = local.as_ptr();
-            let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
+            let bin = (&raw mut (*local.as_ptr()).bins).cast::<Bin>().add(class);
             let top = (*bin).top;
-            let slots = (&raw mut (*local).slots).cast::<*mut u8>();
-            let object = NonNull::new(slots.add(usize::from(top)).read())?;
+            let object = NonNull::new(Self::slot(local, top).read())?;
             (*bin).top = top - 1;
             Some(object)
         }
@@ -260,10 +268,9 @@ impl Local {
     pub(crate) unsafe fn push(local: NonNull<Self>, class: usize, object: NonNull<u8>) -> bool {
         // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one below `full`.
         unsafe {
-            let local = local.as_ptr();
-            let bin = (&raw mut (*local).bins).cast::<Bin>().add(class);
+            let bin = (&raw mut (*local.as_ptr()).bins).cast::<Bin>().add(class);
             let top = (*bin).top;
-            let slot = (&raw mut (*local).slots).cast::<*mut u8>().add(usize::from(top));
+            let slot = Self::slot(local, top);
             if slot.read() == object.as_ptr() || top == (*bin).full {
                 return false;
             }
@@ -275,13 +282,21 @@ impl Local {
         }
     }
 
+    /// A slot, by its index.
+    ///
+    /// # Safety
+    ///
+    /// It is a part, and the index that of a slot.
+    #[inline(always)]
+    unsafe fn slot(local: NonNull<Self>, index: u16) -> *mut *mut u8 {
+        // SAFETY: the caller promises both.
+        unsafe { (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>().add(usize::from(index)) }
+    }
+
     /// The object on top of a bin; null if there is none.
     unsafe fn freed_last(local: NonNull<Self>, class: usize) -> *mut u8 {
         // SAFETY: the caller promises class and part; the index is that of a slot.
-        unsafe {
-            let top = (*local.as_ptr()).bins[class].top;
-            (*local.as_ptr()).slots[usize::from(top)]
-        }
+        unsafe { Self::slot(local, (*local.as_ptr()).bins[class].top).read() }
     }
 
     /// As [`push`](Self::push), with room made if there is none.
@@ -419,10 +434,18 @@ impl Local {
     unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let (base, most) = (TABLE[class].base, Self::most(local, class));
-            let bin = &mut (*local.as_ptr()).bins[class];
-            let room = bin.full - base;
-            bin.full = base + (room * 2).min(most);
+            let bin = (*local.as_ptr()).bins[class];
+            let (bottom, held) = (bin.bottom(class), bin.held(class));
+            let room = bin.full - bottom;
+            let wider = (room * 2).min(Self::most(local, class));
+            let new_bottom = if wider > FEW { TABLE[class].many } else { bottom };
+            if new_bottom != bottom {
+                let all = usize::from(held) + 1;
+                Self::slot(local, bottom)
+                    .copy_to_nonoverlapping(Self::slot(local, new_bottom), all);
+            }
+            (*local.as_ptr()).bins[class] =
+                Bin { top: new_bottom + held, full: new_bottom + wider };
             room
         }
     }
@@ -451,7 +474,8 @@ impl Local {
         }
     }
 
-    /// Fills the bin of a class, with a single object if so asked, and takes one.
+    /// Fills the bin of a class, with a single object if so asked, and takes one. A class without a slab so far is one
+    /// of which a few may be enough.
     ///
     /// # Safety
     ///
@@ -470,8 +494,12 @@ impl Local {
                     return Some(object);
                 }
             }
-            let room = Self::widen(local, class);
-            let wanted = if singly { 1 } else { room.div_ceil(2) };
+            let wanted = if (*local.as_ptr()).classes[class].current.is_null() {
+                FEW
+            } else {
+                Self::widen(local, class).div_ceil(2)
+            };
+            let wanted = if singly { 1 } else { wanted };
             Self::fill(local, class, wanted, runs)?;
             Self::take(local, class)
         }
@@ -493,9 +521,8 @@ impl Local {
             let count = wanted.min(desc.free).min(full - top);
             let (first, words) = Self::bits(slab);
             let size = TABLE[class].size as usize;
-            let slots = (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>();
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
-            let mut slot = slots.add(usize::from(top + count));
+            let mut slot = Self::slot(local, top + count);
             let start = Self::start(slab).as_ptr();
             let (mut word, mut left) = (0, u32::from(count));
             while left > 0 {
@@ -533,7 +560,7 @@ impl Local {
     unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let held = (*local.as_ptr()).bins[class].top - TABLE[class].base;
+            let held = (*local.as_ptr()).bins[class].held(class);
             Self::flush_some(local, class, usize::from(held.div_ceil(2)), runs);
             Self::widen(local, class);
         }
@@ -543,12 +570,10 @@ impl Local {
     unsafe fn flush_some<R: Runs>(local: NonNull<Self>, class: usize, count: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part, and that the bin has that many.
         unsafe {
-            let bottom = (&raw mut (*local.as_ptr()).slots)
-                .cast::<*mut u8>()
-                .add(usize::from(TABLE[class].base) + 1);
+            let bottom = Self::slot(local, (*local.as_ptr()).bins[class].bottom(class) + 1);
             Self::give_back(local, Some(class), bottom, count, runs);
             // Of what was not as it should be, some may have been sent, and other objects have come home for it.
-            let held = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
+            let held = usize::from((*local.as_ptr()).bins[class].held(class));
             ptr::copy(bottom.add(count), bottom, held - count);
             (*local.as_ptr()).bins[class].top -= count as u16;
         }
@@ -604,7 +629,7 @@ impl Local {
                 let class = usize::from((*local.as_ptr()).next_bin);
                 (*local.as_ptr()).next_bin = ((class + 1) % CLASSES) as u8;
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
-                let held = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
+                let held = usize::from((*local.as_ptr()).bins[class].held(class));
                 if !mem::take(&mut (*slabs).filled) {
                     if held > 0 {
                         Self::flush_some(local, class, held.div_ceil(2), runs);
@@ -633,7 +658,7 @@ impl Local {
         let flush = |class: usize, runs: &mut R| {
             // SAFETY: the caller promises the part.
             unsafe {
-                let count = usize::from((*local.as_ptr()).bins[class].top - TABLE[class].base);
+                let count = usize::from((*local.as_ptr()).bins[class].held(class));
                 Self::flush_some(local, class, count, runs);
             }
         };
@@ -693,12 +718,11 @@ impl Local {
     ) {
         // SAFETY: the slots are those of the class, whatever the index is.
         unsafe {
-            let local = local.as_ptr();
-            let count = usize::from((*local).bins[class].top);
-            let base = usize::from(TABLE[class].base);
-            let count = count.saturating_sub(base).min(usize::from(TABLE[class].most));
-            let first = (&raw mut (*local).slots).cast::<*mut u8>().add(base + 1);
-            (0..count).for_each(|at| visit(first.add(at).read()));
+            let bin = (*local.as_ptr()).bins[class];
+            let bottom = bin.bottom(class);
+            let count = bin.top.saturating_sub(bottom).min(TABLE[class].most);
+            let first = Self::slot(local, bottom + 1);
+            (0..count.into()).for_each(|at| visit(first.add(at).read()));
         }
     }
 }

@@ -34,6 +34,20 @@ pub(super) struct Outgoing {
 const OUTGOING_BYTES: usize = 64 << 10;
 
 impl Outgoing {
+    /// Lays out an empty one.
+    ///
+    /// # Safety
+    ///
+    /// There is room for it.
+    pub(super) unsafe fn make(at: *mut Self) {
+        // SAFETY: the caller promises the room. Of objects and entries, only as many are read as there are.
+        unsafe {
+            (&raw mut (*at).count).write(0);
+            (&raw mut (*at).bytes).write(0);
+            (&raw mut (*at).objects[0]).write(ptr::null_mut());
+        }
+    }
+
     /// Whether one more object can be put here before they go home.
     #[inline(always)]
     fn has_room(&self) -> bool {
