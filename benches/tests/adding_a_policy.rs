@@ -43,8 +43,9 @@ fn policy_of_the_front_page() -> String {
 
 #[test]
 fn adding_a_policy_takes_one_file_and_one_line() {
-    let folder = tempfile::tempdir().unwrap();
-    let copied = folder.path().join("heapwright");
+    // Always in the same place, so that what is built for it takes the place of what was built before.
+    let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adding-a-policy");
+    let _ = fs::remove_dir_all(&copied);
     copy(&workspace(), &copied);
 
     fs::write(copied.join("benches/src/close_fit.rs"), policy_of_the_front_page()).unwrap();
@@ -54,15 +55,19 @@ fn adding_a_policy_takes_one_file_and_one_line() {
     fs::write(&registry, format!("{before}STRATEGIES: &[Contender] = &[\n{LINE}\n{after}"))
         .unwrap();
 
-    // What is built for the copy is kept between runs of this test, beside what is built for the workspace.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adding-a-policy");
+    // Libraries of others that were built for the workspace serve the copy too. Its programs go elsewhere: there are
+    // some of the same names.
+    let test = std::env::current_exe().unwrap();
+    let built = test.ancestors().nth(3).expect("the target directory, above PROFILE/deps/TEST");
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--package", "heapwright-benches", "--"])
         .args(["--quick", "--only", "fixed-64,gcc", "--strategies", NAME])
         .current_dir(&copied)
-        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_BUILD_BUILD_DIR", built)
+        .env("CARGO_TARGET_DIR", copied.join("target"))
         .output()
         .unwrap();
+    fs::remove_dir_all(&copied).unwrap();
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let row = table.lines().find(|line| line.contains(NAME));
