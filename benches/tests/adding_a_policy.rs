@@ -12,17 +12,17 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Copies the sources: all but what is built and what git keeps.
-fn copy(from: &Path, to: &Path) {
+/// Copies the sources: all but what is built, wherever that is, and what git keeps.
+fn copy(from: &Path, to: &Path, built: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name();
-        if name == "target" || name == ".git" {
+        if name == "target" || name == ".git" || entry.path() == built {
             continue;
         }
         if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to.join(name));
+            copy(&entry.path(), &to.join(name), built);
         } else {
             fs::copy(entry.path(), to.join(name)).unwrap();
         }
@@ -43,10 +43,12 @@ fn policy_of_the_front_page() -> String {
 
 #[test]
 fn adding_a_policy_takes_one_file_and_one_line() {
+    let test = std::env::current_exe().unwrap();
+    let built = test.ancestors().nth(3).expect("the target directory, above PROFILE/deps/TEST");
     // Always in the same place, so that what is built for it takes the place of what was built before.
     let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adding-a-policy");
     let _ = fs::remove_dir_all(&copied);
-    copy(&workspace(), &copied);
+    copy(&workspace(), &copied, built);
 
     fs::write(copied.join("benches/src/close_fit.rs"), policy_of_the_front_page()).unwrap();
     let registry = copied.join("benches/src/registry.rs");
@@ -57,8 +59,6 @@ fn adding_a_policy_takes_one_file_and_one_line() {
 
     // Libraries of others that were built for the workspace serve the copy too. Its programs go elsewhere: there are
     // some of the same names.
-    let test = std::env::current_exe().unwrap();
-    let built = test.ancestors().nth(3).expect("the target directory, above PROFILE/deps/TEST");
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--package", "heapwright-benches", "--"])
         .args(["--quick", "--only", "fixed-64,gcc", "--strategies", NAME])

@@ -92,26 +92,21 @@ pub(crate) static TABLE: [Class; ALL] = table();
 /// So many of a class are few.
 pub(crate) const FEW: u16 = 8;
 
-/// The slots for few of each class, sentinels included. They lie side by side: a thread that does little touches no more
-/// than these.
-const SLOTS_FOR_FEW: usize = {
-    let (mut slots, mut class) = (0, 0);
+/// The slots for few of each class, and those for many, sentinels included. The former lie side by side: a thread that
+/// does little touches no more than these.
+const SLOTS_FOR: (usize, usize) = {
+    let (mut few, mut many, mut class) = (0, 0, 0);
     while class < ALL {
-        slots += slots_for_few(most_cached(size(class)));
+        let most = most_cached(size(class));
+        few += slots_for_few(most);
+        many += slots_for_many(most);
         class += 1;
     }
-    slots
+    (few, many)
 };
 
-/// How many slots the cache of a thread has, sentinels included.
-pub(crate) const SLOTS: usize = {
-    let (mut slots, mut class) = (SLOTS_FOR_FEW, 0);
-    while class < ALL {
-        slots += slots_for_many(most_cached(size(class)));
-        class += 1;
-    }
-    slots
-};
+/// How many slots the cache of a thread has.
+pub(crate) const SLOTS: usize = SLOTS_FOR.0 + SLOTS_FOR.1;
 
 const fn slots_for_few(most: usize) -> usize {
     1 + if most > FEW as usize { FEW as usize } else { most }
@@ -131,7 +126,7 @@ const fn table() -> [Class; ALL] {
         Class { size: 0, reciprocal: 0, pages: 0, least: 0, few: 0, many: 0, most: 0 };
     let mut table = [NONE; ALL];
     let mut class = 0;
-    let (mut few, mut many) = (0, SLOTS_FOR_FEW);
+    let (mut few, mut many) = (0, SLOTS_FOR.0);
     while class < ALL {
         let size = size(class);
         let pages = slab_pages(size);
