@@ -22,6 +22,7 @@ use heapwright_core::{FreeBlock, Region};
 use crate::classes::{PAGE, PAGE_SHIFT};
 use crate::local::Local;
 use crate::pages::{BEFORE_BLOCK, Mapping};
+use crate::shown::Shown;
 
 /// What a page serves: a class and an owner's number above it, or one of the kinds below.
 pub(crate) type Entry = u32;
@@ -52,7 +53,7 @@ const USED: usize = 1;
 pub(crate) const WORDS: usize = 8;
 
 /// What is known of a run of pages, at its head. A policy sees a free one as a block of as many descriptors as it has
-/// pages.
+/// pages. What it says of a slab is the slab's owner's to write.
 #[repr(C, align(128))]
 pub(crate) struct Desc {
     /// The size of the run as a policy sees it, and [`USED`].
@@ -67,15 +68,15 @@ pub(crate) struct Desc {
     /// Free objects of a slab: how many of its bits are set.
     pub(crate) free: u16,
     /// How many objects a slab has.
-    pub(crate) capacity: u16,
+    pub(crate) capacity: Shown<u16>,
     /// Of each page of a slab, how many pages it is from the first.
-    pub(crate) delta: u8,
+    pub(crate) delta: Shown<u8>,
     /// Whether a slab is in the list of those with free objects.
     pub(crate) listed: bool,
     /// Of the last page of a free run, how many pages it has.
     pub(crate) foot: u32,
     /// One bit an object of a slab, set where it is free.
-    pub(crate) bits: [u64; WORDS],
+    pub(crate) bits: [Shown<u64>; WORDS],
 }
 
 impl Desc {
@@ -197,7 +198,7 @@ impl Chunk {
     #[inline(always)]
     pub(crate) unsafe fn head(chunk: NonNull<Self>, page: usize) -> usize {
         // SAFETY: the caller promises the page.
-        page - usize::from(unsafe { Self::desc(chunk, page).as_ref().delta })
+        page - usize::from(unsafe { (*Self::desc(chunk, page).as_ptr()).delta.look() })
     }
 
     /// The number of the page that a descriptor is of.

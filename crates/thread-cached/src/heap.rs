@@ -514,7 +514,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                         let owner = Local::owner(self.table.load(Acquire), block.as_ptr());
                         let parcel = block.cast::<Parcel>();
                         (*parcel.as_ptr()).count = 0;
-                        owner.ok_or(HeapError::InvalidFree(addr))?.as_ref().mailbox.push(parcel);
+                        let owner = owner.ok_or(HeapError::InvalidFree(addr))?;
+                        (*owner.as_ptr()).mailbox.push(parcel);
                     }
                 },
                 Block::Large { run, .. } => self.lock().pages.give(run),
@@ -614,13 +615,13 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
             while self.orphans > 0
                 && let Some(here) = NonNull::new(local)
             {
-                if here.as_ref().orphan {
+                if (*here.as_ptr()).orphan {
                     (*here.as_ptr()).orphan = false;
                     (*here.as_ptr()).table = self.pages.table;
                     self.orphans -= 1;
                     return Some(here);
                 }
-                local = here.as_ref().next;
+                local = (*here.as_ptr()).next;
             }
             if self.owners >= u32::MAX >> 8 {
                 return None;
@@ -647,12 +648,13 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         while let Some(here) = NonNull::new(local) {
             // SAFETY: the list leads through parts. That of a thread that is gone is whose who holds the lock.
             unsafe {
-                local = here.as_ref().next;
-                if here != own && !here.as_ref().orphan && !here.as_ref().busy {
+                let part = here.as_ptr();
+                local = (*part).next;
+                if here != own && !(*part).orphan && !(*part).busy {
                     let mut caretaker = Caretaker { pages: &mut self.pages, misuses };
                     Local::flush_all(here, &mut caretaker);
                     Local::settle(here, &mut caretaker);
-                    (*here.as_ptr()).orphan = true;
+                    (*part).orphan = true;
                     self.orphans += 1;
                 }
             }
@@ -667,8 +669,8 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         {
             // SAFETY: the list leads through parts.
             unsafe {
-                local = here.as_ref().next;
-                if here.as_ref().orphan && visit(here, self) {
+                local = (*here.as_ptr()).next;
+                if (*here.as_ptr()).orphan && visit(here, self) {
                     return;
                 }
             }
@@ -685,7 +687,7 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
                 // SAFETY: the part is an orphan, and this is under the lock.
                 unsafe {
                     // What goes on from here may go to an orphan that was settled already.
-                    mail |= !orphan.as_ref().mailbox.is_empty();
+                    mail |= !(*orphan.as_ptr()).mailbox.is_empty();
                     Local::receive(orphan, &mut caretaker);
                     Local::send(orphan, &mut caretaker);
                     Local::settle(orphan, &mut caretaker);
@@ -984,7 +986,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     fn try_freeze(&self) -> bool {
         let busy = self.shared().is_some_and(|shared| {
             // SAFETY: the part is this thread's.
-            self.own(shared).is_some_and(|local| unsafe { local.as_ref().busy })
+            self.own(shared).is_some_and(|local| unsafe { (*local.as_ptr()).busy })
         });
         if busy || !registry::try_freeze() {
             return false;

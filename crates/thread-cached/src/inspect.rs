@@ -15,6 +15,7 @@ use crate::classes::{ALL, PAGE, PARCELS, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
 use crate::pages::{BEFORE_BLOCK, Pages, Run};
+use crate::shown::Shown;
 
 /// Bits for the objects of any slab.
 type Bits = [u64; WORDS];
@@ -60,7 +61,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         while let Some(here) = NonNull::new(local) {
             visit(here);
             // SAFETY: the list leads through parts.
-            local = unsafe { here.as_ref().next };
+            local = unsafe { (*here.as_ptr()).next };
         }
     }
 
@@ -70,7 +71,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         let start = slab.start().addr().get();
         let size = TABLE[class].size as usize;
         // SAFETY: the caller promises a slab.
-        let capacity = usize::from(unsafe { slab.desc().as_ref().capacity });
+        let capacity = unsafe { Local::capacity(slab.desc()) };
         let mut note = |object: *mut u8| {
             let offset = object.addr().wrapping_sub(start);
             if offset < capacity * size {
@@ -82,7 +83,8 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             // SAFETY: what is read of another thread's part may be stale, and is only compared.
             unsafe {
                 Local::at_hand(local, class, &mut note);
-                Local::on_their_way(local, Some(local) == own || local.as_ref().orphan, &mut note);
+                let ours = Some(local) == own || (*local.as_ptr()).orphan;
+                Local::on_their_way(local, ours, &mut note);
             }
         });
         bits
@@ -129,9 +131,10 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         let cached = self.cached(own, class, run);
         // SAFETY: the caller promises a slab.
         unsafe {
-            let (bits, _) = Local::bits(run.desc());
-            for index in 0..usize::from(run.desc().as_ref().capacity) {
-                let free = bits.add(index / 64).read() >> (index % 64) & 1 != 0;
+            let bits = Local::bits(run.desc());
+            for index in 0..Local::capacity(run.desc()) {
+                let word = bits.get(index / 64).map_or(0, Shown::look);
+                let free = word >> (index % 64) & 1 != 0;
                 let state = match (free, is_set(&cached, index)) {
                     (true, _) => BlockState::Free,
                     (false, true) => BlockState::Cached,
@@ -152,7 +155,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         self.each_local(&mut |local| {
             // SAFETY: orphans are ours under the lock.
             unsafe {
-                if local.as_ref().orphan {
+                if (*local.as_ptr()).orphan {
                     let mut at_hand = 0;
                     (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));
                     let place = local.addr().get();
@@ -184,21 +187,22 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         // SAFETY: the caller promises a slab; that of a thread at work is left alone.
         unsafe {
             let slab = run.desc();
-            let Some(owner) = NonNull::new(slab.as_ref().owner.load(Relaxed)) else {
+            let Some(owner) = NonNull::new((*slab.as_ptr()).owner.load(Relaxed)) else {
                 return ensure(false, "a slab has an owner", at);
             };
-            if Some(owner) != own && !owner.as_ref().orphan {
+            if Some(owner) != own && !(*owner.as_ptr()).orphan {
                 return Ok(());
             }
-            let marked = owner.as_ref().tag | class as u32 == entry;
+            let marked = (*owner.as_ptr()).tag | class as u32 == entry;
             ensure(marked, "a slab's pages bear its owner's number", at)?;
-            let (bits, words) = Local::bits(slab);
-            let set: u32 = (0..words).map(|word| bits.add(word).read().count_ones()).sum();
+            let bits = Local::bits(slab);
+            let set: u32 = bits.iter().map(|word| word.look().count_ones()).sum();
             ensure(set == u32::from(slab.as_ref().free), "a slab counts its free objects", at)?;
             let placed = Local::is_in_place(owner, class, slab);
             ensure(placed, "a slab with free objects is current or listed", at)?;
             let cached = self.cached(own, class, run);
-            let disjoint = (0..words).all(|word| bits.add(word).read() & cached[word] == 0);
+            let mut words = bits.iter().zip(&cached);
+            let disjoint = words.all(|(bits, cached)| bits.look() & cached == 0);
             ensure(disjoint, "an object at hand is not free in its slab", at)
         }
     }

@@ -88,6 +88,7 @@ mod local;
 mod mailbox;
 mod pages;
 mod registry;
+mod shown;
 mod slot;
 
 #[allow(unused_imports, reason = "named in the documentation")]

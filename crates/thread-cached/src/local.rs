@@ -14,6 +14,7 @@
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
 //! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap.
+//!   Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
 
 mod crossing;
 mod place;
@@ -38,27 +39,27 @@ use crate::chunk::{Chunk, Desc, Entry, KIND, Table, slab_entry};
 use crate::classes::{ALL, CLASSES, Class, FEW, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE};
 use crate::mailbox::Mailbox;
 use crate::pages::Run;
+use crate::shown::Shown;
 
 /// The objects of a class that are at hand.
-#[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Bin {
+struct Bin {
     /// The index of the topmost one in the slots.
-    top: u16,
+    top: Shown<u16>,
     /// That index in a bin that is full.
-    full: u16,
+    full: Shown<u16>,
 }
 
 impl Bin {
     /// The index of the sentinel: a bin that holds more than a few objects has other slots.
-    fn bottom(self, class: usize) -> u16 {
+    fn bottom(&self, class: usize) -> u16 {
         let Class { few, many, .. } = TABLE[class];
-        if self.full > few + FEW { many } else { few }
+        if self.full.look() > few + FEW { many } else { few }
     }
 
-    /// How many objects are at hand.
-    fn held(self, class: usize) -> u16 {
-        self.top - self.bottom(class)
+    /// How many objects are at hand; less than there are slots for, whatever is seen.
+    fn held(&self, class: usize) -> u16 {
+        self.top.look().saturating_sub(self.bottom(class)).min(TABLE[class].most)
     }
 }
 
@@ -146,7 +147,7 @@ pub(crate) struct Local {
     pub(crate) mailbox: Mailbox,
     outgoing: Outgoing,
     // Last, for they are touched as far as they are used.
-    slots: [*mut u8; SLOTS],
+    slots: [Shown<*mut u8>; SLOTS],
 }
 
 /// Pages of a part.
@@ -195,9 +196,10 @@ impl Local {
             (&raw mut (*local).mailbox).write(Mailbox::new());
             Outgoing::make(&raw mut (*local).outgoing);
             for (class, &Class { few, .. }) in TABLE.iter().enumerate() {
-                let bin = Bin { top: few, full: few + Self::most(at, class).min(FEW) };
+                let full = few + Self::most(at, class).min(FEW);
+                let bin = Bin { top: Shown::new(few), full: Shown::new(full) };
                 (&raw mut (*local).bins[class]).write(bin);
-                Self::slot(at, few).write(ptr::null_mut());
+                (*Self::slot(at, few)).set(ptr::null_mut());
             }
         }
     }
@@ -251,10 +253,10 @@ impl Local {
     pub(crate) unsafe fn take(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller promises the class; the index is that of a slot.
         unsafe {
-            let bin = (&raw mut (*local.as_ptr()).bins).cast::<Bin>().add(class);
-            let top = (*bin).top;
-            let object = NonNull::new(Self::slot(local, top).read())?;
-            (*bin).top = top - 1;
+            let bin = Self::bin(local, class);
+            let top = bin.top.get();
+            let object = NonNull::new((*Self::slot(local, top)).get())?;
+            bin.top.set(top - 1);
             Some(object)
         }
     }
@@ -268,18 +270,29 @@ impl Local {
     pub(crate) unsafe fn push(local: NonNull<Self>, class: usize, object: NonNull<u8>) -> bool {
         // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one below `full`.
         unsafe {
-            let bin = (&raw mut (*local.as_ptr()).bins).cast::<Bin>().add(class);
-            let top = (*bin).top;
+            let bin = Self::bin(local, class);
+            let top = bin.top.get();
             let slot = Self::slot(local, top);
-            if slot.read() == object.as_ptr() || top == (*bin).full {
+            if (*slot).get() == object.as_ptr() || top == bin.full.get() {
                 return false;
             }
-            slot.add(1).write(object.as_ptr());
+            (*slot.add(1)).set(object.as_ptr());
             // Whoever interrupts this thread, by a signal or a fork, finds the object first.
             compiler_fence(Release);
-            (*bin).top = top + 1;
+            bin.top.set(top + 1);
             true
         }
+    }
+
+    /// The bin of a class.
+    ///
+    /// # Safety
+    ///
+    /// It is a part, and `class` is one.
+    #[inline(always)]
+    unsafe fn bin<'a>(local: NonNull<Self>, class: usize) -> &'a Bin {
+        // SAFETY: the caller promises both.
+        unsafe { &*(&raw const (*local.as_ptr()).bins).cast::<Bin>().add(class) }
     }
 
     /// A slot, by its index.
@@ -288,15 +301,17 @@ impl Local {
     ///
     /// It is a part, and the index that of a slot.
     #[inline(always)]
-    unsafe fn slot(local: NonNull<Self>, index: u16) -> *mut *mut u8 {
+    unsafe fn slot(local: NonNull<Self>, index: u16) -> *const Shown<*mut u8> {
         // SAFETY: the caller promises both.
-        unsafe { (&raw mut (*local.as_ptr()).slots).cast::<*mut u8>().add(usize::from(index)) }
+        unsafe {
+            (&raw const (*local.as_ptr()).slots).cast::<Shown<*mut u8>>().add(usize::from(index))
+        }
     }
 
     /// The object on top of a bin; null if there is none.
     unsafe fn freed_last(local: NonNull<Self>, class: usize) -> *mut u8 {
         // SAFETY: the caller promises class and part; the index is that of a slot.
-        unsafe { Self::slot(local, (*local.as_ptr()).bins[class].top).read() }
+        unsafe { (*Self::slot(local, Self::bin(local, class).top.get())).get() }
     }
 
     /// As [`push`](Self::push), with room made if there is none.
@@ -434,18 +449,16 @@ impl Local {
     unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let bin = (*local.as_ptr()).bins[class];
+            let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
-            let room = bin.full - bottom;
+            let room = bin.full.get() - bottom;
             let wider = (room * 2).min(Self::most(local, class));
             let new_bottom = if wider > FEW { TABLE[class].many } else { bottom };
             if new_bottom != bottom {
-                let all = usize::from(held) + 1;
-                Self::slot(local, bottom)
-                    .copy_to_nonoverlapping(Self::slot(local, new_bottom), all);
+                Self::move_slots(local, bottom, new_bottom, held + 1);
             }
-            (*local.as_ptr()).bins[class] =
-                Bin { top: new_bottom + held, full: new_bottom + wider };
+            bin.full.set(new_bottom + wider);
+            bin.top.set(new_bottom + held);
             room
         }
     }
@@ -516,35 +529,37 @@ impl Local {
         // SAFETY: the caller promises class and part.
         unsafe {
             let slab = Self::slab_with_free(local, class, runs)?;
-            let desc = &mut *slab.as_ptr();
-            let Bin { top, full } = (*local.as_ptr()).bins[class];
-            let count = wanted.min(desc.free).min(full - top);
-            let (first, words) = Self::bits(slab);
+            let desc = slab.as_ptr();
+            let bin = Self::bin(local, class);
+            let count = wanted.min((*desc).free).min(bin.full.get() - bin.top.get());
+            let bits = Self::bits(slab);
             let size = TABLE[class].size as usize;
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
-            let mut slot = Self::slot(local, top + count);
+            let top = bin.top.get() + count;
+            let mut slot = Self::slot(local, top);
             let start = Self::start(slab).as_ptr();
             let (mut word, mut left) = (0, u32::from(count));
             while left > 0 {
-                debug_assert!(word < words, "a slab counts its free objects");
-                let bits = first.add(word).read();
-                if bits == 0 {
+                debug_assert!(word < bits.len(), "a slab counts its free objects");
+                let free = bits.get_unchecked(word).get();
+                if free == 0 {
                     word += 1;
                     continue;
                 }
-                let lowest = bits.trailing_zeros();
-                let run = (bits >> lowest).trailing_ones().min(left);
+                let lowest = free.trailing_zeros();
+                let run = (free >> lowest).trailing_ones().min(left);
                 let mut object = start.add((word * 64 + lowest as usize) * size);
                 for _ in 0..run {
-                    slot.write(object);
+                    (*slot).set(object);
                     slot = slot.sub(1);
                     object = object.wrapping_add(size);
                 }
-                first.add(word).write(bits & !((u64::MAX >> (64 - run)) << lowest));
+                let taken = (u64::MAX >> (64 - run)) << lowest;
+                bits.get_unchecked(word).set(free & !taken);
                 left -= run;
             }
-            desc.free -= count;
-            (*local.as_ptr()).bins[class].top = top + count;
+            (*desc).free -= count;
+            bin.top.set(top);
             (*local.as_ptr()).classes[class].filled = true;
             Some(())
         }
@@ -560,22 +575,34 @@ impl Local {
     unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let held = (*local.as_ptr()).bins[class].held(class);
-            Self::flush_some(local, class, usize::from(held.div_ceil(2)), runs);
+            let held = Self::bin(local, class).held(class);
+            Self::flush_some(local, class, held.div_ceil(2), runs);
             Self::widen(local, class);
         }
     }
 
     /// Gives the `count` oldest objects of a bin back.
-    unsafe fn flush_some<R: Runs>(local: NonNull<Self>, class: usize, count: usize, runs: &mut R) {
+    unsafe fn flush_some<R: Runs>(local: NonNull<Self>, class: usize, count: u16, runs: &mut R) {
         // SAFETY: the caller promises class and part, and that the bin has that many.
         unsafe {
-            let bottom = Self::slot(local, (*local.as_ptr()).bins[class].bottom(class) + 1);
-            Self::give_back(local, Some(class), bottom, count, runs);
+            let bin = Self::bin(local, class);
+            let oldest = bin.bottom(class) + 1;
+            let objects = Self::slot(local, oldest).cast::<*mut u8>();
+            Self::give_back(local, Some(class), objects, usize::from(count), runs);
             // Of what was not as it should be, some may have been sent, and other objects have come home for it.
-            let held = usize::from((*local.as_ptr()).bins[class].held(class));
-            ptr::copy(bottom.add(count), bottom, held - count);
-            (*local.as_ptr()).bins[class].top -= count as u16;
+            Self::move_slots(local, oldest + count, oldest, bin.held(class) - count);
+            bin.top.set(bin.top.get() - count);
+        }
+    }
+
+    /// Copies slots to where others are, by rising index.
+    unsafe fn move_slots(local: NonNull<Self>, from: u16, to: u16, count: u16) {
+        // SAFETY: the caller promises its own part, and slots.
+        unsafe {
+            let (from, to) = (Self::slot(local, from), Self::slot(local, to));
+            for at in 0..usize::from(count) {
+                (*to.add(at)).set((*from.add(at)).get());
+            }
         }
     }
 
@@ -629,13 +656,13 @@ impl Local {
                 let class = usize::from((*local.as_ptr()).next_bin);
                 (*local.as_ptr()).next_bin = ((class + 1) % CLASSES) as u8;
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
-                let held = usize::from((*local.as_ptr()).bins[class].held(class));
+                let held = Self::bin(local, class).held(class);
                 if !mem::take(&mut (*slabs).filled) {
                     if held > 0 {
                         Self::flush_some(local, class, held.div_ceil(2), runs);
                     }
                     if let Some(current) = NonNull::new((*slabs).current)
-                        && current.as_ref().free == current.as_ref().capacity
+                        && Self::is_idle(current)
                     {
                         (*slabs).current = ptr::null_mut();
                         Self::put_aside(local, Self::run(current), runs);
@@ -658,8 +685,8 @@ impl Local {
         let flush = |class: usize, runs: &mut R| {
             // SAFETY: the caller promises the part.
             unsafe {
-                let count = usize::from((*local.as_ptr()).bins[class].held(class));
-                Self::flush_some(local, class, count, runs);
+                let held = Self::bin(local, class).held(class);
+                Self::flush_some(local, class, held, runs);
             }
         };
         // What is received and what is flushed may have to be sent, which takes parcels. Nothing more comes in meanwhile.
@@ -710,19 +737,17 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// The part is not in use; if it is, what is read is stale and no more.
+    /// It is a part. If it is in use, what is seen may be stale.
     pub(crate) unsafe fn at_hand(
         local: NonNull<Self>,
         class: usize,
         visit: &mut dyn FnMut(*mut u8),
     ) {
-        // SAFETY: the slots are those of the class, whatever the index is.
+        // SAFETY: the caller promises part and class. Whatever the index is, there are as many slots.
         unsafe {
-            let bin = (*local.as_ptr()).bins[class];
-            let bottom = bin.bottom(class);
-            let count = bin.top.saturating_sub(bottom).min(TABLE[class].most);
-            let first = Self::slot(local, bottom + 1);
-            (0..count.into()).for_each(|at| visit(first.add(at).read()));
+            let bin = Self::bin(local, class);
+            let first = Self::slot(local, bin.bottom(class) + 1);
+            (0..bin.held(class).into()).for_each(|at| visit((*first.add(at)).look()));
         }
     }
 }

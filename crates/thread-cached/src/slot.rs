@@ -4,6 +4,7 @@
 //! by a number that no other heap ever gets, so an entry of a heap that is gone is never mistaken for another's.
 
 use core::arch::{asm, global_asm};
+use core::hint;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -70,7 +71,12 @@ pub(crate) fn last(heap: u64) -> Option<NonNull<Local>> {
             out(reg) local,
             options(pure, readonly, nostack, preserves_flags),
         );
-        (first == heap).then(|| NonNull::new_unchecked(local))
+        if first != heap {
+            return None;
+        }
+        // Said, or compilers look whether it is null once more.
+        hint::assert_unchecked(!local.is_null());
+        NonNull::new(local)
     }
 }
 

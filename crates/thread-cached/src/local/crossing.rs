@@ -4,6 +4,7 @@
 //! comes home goes into its bin as if it had been freed here, or back to its slab; what has another owner by now is sent
 //! on.
 
+use core::cell::Cell;
 use core::mem;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
@@ -17,17 +18,18 @@ use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
 use crate::classes::{CLASSES, PARCELS, TABLE};
 use crate::mailbox::{PARCEL, Parcel};
+use crate::shown::Shown;
 
 /// Objects of other threads' slabs, before they go home.
 pub(super) struct Outgoing {
-    /// How many there are.
-    count: usize,
+    /// How many there are. Others look at the number and at the objects.
+    count: Shown<usize>,
     /// How many bytes they have.
-    bytes: usize,
+    bytes: Cell<usize>,
     /// The first is none, so that there is always one that was put here last.
-    objects: [*mut u8; 1 + PARCEL],
+    objects: [Shown<*mut u8>; 1 + PARCEL],
     /// The entry of each one's page when it was freed.
-    entries: [Entry; 1 + PARCEL],
+    entries: [Cell<Entry>; 1 + PARCEL],
 }
 
 /// Objects go home when so many bytes of them are together.
@@ -42,41 +44,68 @@ impl Outgoing {
     pub(super) unsafe fn make(at: *mut Self) {
         // SAFETY: the caller promises the room. Of objects and entries, only as many are read as there are.
         unsafe {
-            (&raw mut (*at).count).write(0);
-            (&raw mut (*at).bytes).write(0);
-            (&raw mut (*at).objects[0]).write(ptr::null_mut());
+            (&raw mut (*at).count).write(Shown::new(0));
+            (&raw mut (*at).bytes).write(Cell::new(0));
+            (&raw mut (*at).objects[0]).write(Shown::new(ptr::null_mut()));
         }
     }
 
     /// Whether one more object can be put here before they go home.
+    ///
+    /// # Safety
+    ///
+    /// It is the caller's.
     #[inline(always)]
-    fn has_room(&self) -> bool {
-        self.count + 1 < PARCEL && self.bytes <= OUTGOING_BYTES
+    unsafe fn has_room(&self) -> bool {
+        // SAFETY: the caller promises its own.
+        unsafe { self.count.get() + 1 < PARCEL && self.bytes.get() <= OUTGOING_BYTES }
     }
 
     /// Whether an object is the one that was put here just before.
+    ///
+    /// # Safety
+    ///
+    /// As [`has_room`](Self::has_room).
     #[inline(always)]
-    fn ends_with(&self, object: NonNull<u8>) -> bool {
-        // SAFETY: there are as many, behind the first.
-        unsafe { *self.objects.get_unchecked(self.count) == object.as_ptr() }
+    unsafe fn ends_with(&self, object: NonNull<u8>) -> bool {
+        // SAFETY: the caller promises its own; there are as many, behind the first.
+        unsafe { self.objects.get_unchecked(self.count.get()).get() == object.as_ptr() }
     }
 
     /// Puts an object here.
     ///
     /// # Safety
     ///
-    /// There is room for it, and the entry is that of a slab.
+    /// As [`has_room`](Self::has_room); and there is room for it, and the entry is that of a slab.
     #[inline(always)]
-    unsafe fn add(&mut self, object: NonNull<u8>, entry: Entry) {
-        let count = self.count + 1;
-        // SAFETY: the caller promises both.
+    unsafe fn add(&self, object: NonNull<u8>, entry: Entry) {
+        // SAFETY: the caller promises all this.
         unsafe {
-            *self.objects.get_unchecked_mut(count) = object.as_ptr();
-            *self.entries.get_unchecked_mut(count) = entry;
+            let count = self.count.get() + 1;
+            self.objects.get_unchecked(count).set(object.as_ptr());
+            self.entries.get_unchecked(count).set(entry);
             // Whoever interrupts this thread finds the object first.
             compiler_fence(Release);
-            self.count = count;
-            self.bytes += TABLE.get_unchecked((entry & KIND) as usize).size as usize;
+            self.count.set(count);
+            let size = TABLE.get_unchecked((entry & KIND) as usize).size;
+            self.bytes.set(self.bytes.get() + size as usize);
+        }
+    }
+
+    /// Empties it, and says what there was: how many, the objects, and their entries.
+    ///
+    /// # Safety
+    ///
+    /// As [`has_room`](Self::has_room).
+    unsafe fn take(&self) -> (usize, [*mut u8; PARCEL], [Entry; PARCEL]) {
+        // SAFETY: the caller promises its own. As many as there are were written, and the others are not looked at.
+        unsafe {
+            let count = self.count.get();
+            self.count.set(0);
+            self.bytes.set(0);
+            let objects = self.objects.as_ptr().add(1).cast::<[*mut u8; PARCEL]>();
+            let entries = self.entries.as_ptr().add(1).cast::<[Entry; PARCEL]>();
+            (count, objects.read(), entries.read())
         }
     }
 }
@@ -98,7 +127,7 @@ impl Local {
             if (entry & KIND) as usize >= CLASSES || entry <= KIND {
                 return false;
             }
-            let outgoing = &mut (*local.as_ptr()).outgoing;
+            let outgoing = &(*local.as_ptr()).outgoing;
             if !outgoing.has_room() || outgoing.ends_with(block) {
                 return false;
             }
@@ -126,7 +155,7 @@ impl Local {
             let addr = object.addr().get();
             let (.., entry) =
                 Self::locate_slab(local, addr, runs).ok_or(HeapError::InvalidFree(addr))?;
-            let outgoing = &mut (*local.as_ptr()).outgoing;
+            let outgoing = &(*local.as_ptr()).outgoing;
             if outgoing.ends_with(object) {
                 return Err(HeapError::DoubleFree(addr));
             }
@@ -144,13 +173,8 @@ impl Local {
     pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
         unsafe {
-            let Outgoing { count, mut objects, mut entries, .. } =
-                (&raw const (*local.as_ptr()).outgoing).read();
-            let (objects, entries) = (&mut objects[1..], &mut entries[1..]);
-            let outgoing = &mut (*local.as_ptr()).outgoing;
-            (outgoing.count, outgoing.bytes) = (0, 0);
+            let (mut left, mut objects, mut entries) = (*local.as_ptr()).outgoing.take();
             let table = runs.table();
-            let mut left = count;
             while left > 0 {
                 let number = entries[0] & !KIND;
                 let owner = Self::owner(table, objects[0]);
@@ -169,7 +193,7 @@ impl Local {
                     {
                         // For want of memory an object is sent as it is: any is as long as the head of a parcel.
                         (*parcel.as_ptr()).count = 0;
-                        owner.as_ref().mailbox.push(parcel);
+                        (*owner.as_ptr()).mailbox.push(parcel);
                     }
                 }
                 left = kept;
@@ -177,7 +201,7 @@ impl Local {
                     && let Some(owner) = owner
                 {
                     (*parcel.as_ptr()).count = packed;
-                    owner.as_ref().mailbox.push(parcel);
+                    (*owner.as_ptr()).mailbox.push(parcel);
                 }
             }
         }
@@ -209,7 +233,8 @@ impl Local {
         unsafe {
             let (chunk, page) = Table::find(table, object.addr())?;
             let chunk = chunk.cast::<Chunk>();
-            NonNull::new(Chunk::desc(chunk, Chunk::head(chunk, page)).as_ref().owner.load(Relaxed))
+            let desc = Chunk::desc(chunk, Chunk::head(chunk, page)).as_ptr();
+            NonNull::new((*desc).owner.load(Relaxed))
         }
     }
 
@@ -284,9 +309,9 @@ impl Local {
     ) {
         // SAFETY: only the owner takes parcels out of a mailbox, so those in it stay as they are.
         unsafe {
-            let first = (&raw mut (*local.as_ptr()).outgoing.objects).cast::<*mut u8>().add(1);
-            let count = (*local.as_ptr()).outgoing.count.min(PARCEL);
-            (0..count).for_each(|at| visit(first.add(at).read()));
+            let outgoing = &(*local.as_ptr()).outgoing;
+            let gathered = outgoing.objects[1..].iter().take(outgoing.count.look());
+            gathered.for_each(|object| visit(object.look()));
             let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
             while let Some(here) = NonNull::new(parcel) {
                 visit(parcel.cast());

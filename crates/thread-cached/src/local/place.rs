@@ -4,15 +4,17 @@ use core::ptr::NonNull;
 
 use heapwright_core::HeapError;
 
+use super::Local;
 use crate::chunk::{Chunk, Desc};
 use crate::classes::TABLE;
+use crate::shown::Shown;
 
 /// A slab, with what it takes to find its objects.
 pub(super) struct Place {
     start: usize,
     bytes: usize,
     reciprocal: u32,
-    bits: *mut u64,
+    bits: *const Shown<u64>,
     pub(super) desc: NonNull<Desc>,
     /// How many objects were freed in it.
     freed: u16,
@@ -33,9 +35,9 @@ impl Place {
             let desc = Chunk::desc(chunk, head);
             Self {
                 start: Chunk::page(chunk, head).addr().get(),
-                bytes: usize::from(desc.as_ref().capacity) * fixed.size as usize,
+                bytes: Local::capacity(desc) * fixed.size as usize,
                 reciprocal: fixed.reciprocal,
-                bits: (&raw mut (*desc.as_ptr()).bits).cast(),
+                bits: (&raw const (*desc.as_ptr()).bits).cast(),
                 desc,
                 freed: 0,
             }
@@ -44,7 +46,7 @@ impl Place {
 
     /// The word and the bit of the object at an address.
     #[inline(always)]
-    pub(super) fn bit(&self, addr: usize) -> Result<(*mut u64, u64), HeapError> {
+    pub(super) fn bit(&self, addr: usize) -> Result<(*const Shown<u64>, u64), HeapError> {
         let offset = addr.wrapping_sub(self.start);
         if offset < self.bytes
             && let Some(index) = divided(offset, self.reciprocal)
@@ -60,10 +62,11 @@ impl Place {
         let (word, bit) = self.bit(addr)?;
         // SAFETY: the caller promises a slab of its own; the word is one of its bits.
         unsafe {
-            if *word & bit != 0 {
+            let bits = (*word).get();
+            if bits & bit != 0 {
                 return Err(HeapError::DoubleFree(addr));
             }
-            *word |= bit;
+            (*word).set(bits | bit);
         }
         self.freed += 1;
         Ok(())
@@ -89,7 +92,7 @@ impl Place {
             let mut next = first;
             let mut wrong = false;
             // What is freed together mostly has its bits in one word, which is written when another one's turn comes.
-            let (mut at_word, mut word) = (0, bits.read());
+            let (mut at_word, mut word) = (0, (*bits).get());
             while next < end {
                 let offset = next.read().addr().wrapping_sub(start);
                 if offset >= bytes {
@@ -100,9 +103,9 @@ impl Place {
                     break;
                 };
                 if index / 64 != at_word {
-                    bits.add(at_word).write(word);
+                    (*bits.add(at_word)).set(word);
                     at_word = index / 64;
-                    word = bits.add(at_word).read();
+                    word = (*bits.add(at_word)).get();
                 }
                 let bit = 1 << (index % 64);
                 if word & bit != 0 {
@@ -112,7 +115,7 @@ impl Place {
                 word |= bit;
                 next = next.add(1);
             }
-            bits.add(at_word).write(word);
+            (*bits.add(at_word)).set(word);
             let freed = next.offset_from_unsigned(first);
             *at += freed;
             self.freed += freed as u16;
@@ -129,9 +132,9 @@ impl Place {
         }
         // SAFETY: the caller promises a slab of its own.
         unsafe {
-            let desc = &mut *self.desc.as_ptr();
-            desc.free += self.freed;
-            desc.free == self.freed || desc.free == desc.capacity
+            let desc = self.desc.as_ptr();
+            (*desc).free += self.freed;
+            (*desc).free == self.freed || Local::is_idle(self.desc)
         }
     }
 }

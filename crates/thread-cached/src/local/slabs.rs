@@ -5,6 +5,7 @@
 //! its run is kept for a class whose slabs are as long, or given back.
 
 use core::ptr::{self, NonNull};
+use core::slice;
 use core::sync::atomic::Ordering::Relaxed;
 
 use heapwright_core::HeapError;
@@ -14,6 +15,7 @@ use super::{Local, NewSlab, Runs, Slabs};
 use crate::chunk::{Chunk, Desc, INSIDE, KIND};
 use crate::classes::{ALL, PAGE, TABLE};
 use crate::pages::Run;
+use crate::shown::Shown;
 
 impl Local {
     /// The current slab of a class if it has a free object, or the next one.
@@ -112,18 +114,18 @@ impl Local {
         // SAFETY: the run was just given.
         unsafe {
             let capacity = run.pages * PAGE / TABLE[class].size as usize;
-            let desc = &mut *slab.as_ptr();
-            desc.owner.store(local.as_ptr(), Relaxed);
-            desc.capacity = capacity as u16;
-            desc.free = capacity as u16;
-            desc.listed = false;
-            let (first, words) = Self::bits(slab);
-            for word in 0..words {
+            let desc = slab.as_ptr();
+            (*desc).owner.store(local.as_ptr(), Relaxed);
+            (*desc).capacity.set(capacity as u16);
+            (*desc).free = capacity as u16;
+            (*desc).listed = false;
+            for (word, bits) in Self::bits(slab).iter().enumerate() {
                 let here = (capacity - word * 64).min(64);
-                first.add(word).write(u64::MAX >> (64 - here));
+                bits.set(u64::MAX >> (64 - here));
             }
             for page in 0..run.pages {
-                (*Chunk::desc(run.chunk, run.page + page).as_ptr()).delta = page as u8;
+                let desc = Chunk::desc(run.chunk, run.page + page).as_ptr();
+                (*desc).delta.set(page as u8);
             }
             let entry = (*local.as_ptr()).tag | class as u32;
             Chunk::mark(run.chunk, run.page, run.pages, entry);
@@ -197,7 +199,7 @@ impl Local {
         // SAFETY: the caller promises a page of a slab.
         unsafe {
             let (word, bit) = Place::of(class, chunk, page).bit(addr)?;
-            if *word & bit == 0 { Ok(()) } else { Err(HeapError::DoubleFree(addr)) }
+            if (*word).look() & bit == 0 { Ok(()) } else { Err(HeapError::DoubleFree(addr)) }
         }
     }
 
@@ -239,7 +241,7 @@ impl Local {
             if (*slabs).current == slab.as_ptr() {
                 return None;
             }
-            if slab.as_ref().free < slab.as_ref().capacity {
+            if !Self::is_idle(slab) {
                 Self::list(slabs, slab);
                 return None;
             }
@@ -257,10 +259,11 @@ impl Local {
             (*desc).listed = true;
             (*desc).next = ptr::null_mut();
             (*desc).previous = (*slabs).last;
-            match (*slabs).last.as_mut() {
-                Some(last) => last.next = desc,
-                None => (*slabs).first = desc,
-            }
+            let link = match NonNull::new((*slabs).last) {
+                Some(last) => &raw mut (*last.as_ptr()).next,
+                None => &raw mut (*slabs).first,
+            };
+            *link = desc;
             (*slabs).last = desc;
         }
     }
@@ -270,28 +273,47 @@ impl Local {
         unsafe {
             let desc = slab.as_ptr();
             (*desc).listed = false;
-            match (*desc).previous.as_mut() {
-                Some(previous) => previous.next = (*desc).next,
-                None => (*slabs).first = (*desc).next,
-            }
-            match (*desc).next.as_mut() {
-                Some(next) => next.previous = (*desc).previous,
-                None => (*slabs).last = (*desc).previous,
-            }
+            let (previous, next) = ((*desc).previous, (*desc).next);
+            let link = match NonNull::new(previous) {
+                Some(previous) => &raw mut (*previous.as_ptr()).next,
+                None => &raw mut (*slabs).first,
+            };
+            *link = next;
+            let link = match NonNull::new(next) {
+                Some(next) => &raw mut (*next.as_ptr()).previous,
+                None => &raw mut (*slabs).last,
+            };
+            *link = previous;
         }
     }
 
-    /// The bits of a slab, and how many words they are.
+    /// The bits of a slab.
     ///
     /// # Safety
     ///
     /// It is a slab.
-    pub(crate) unsafe fn bits(slab: NonNull<Desc>) -> (*mut u64, usize) {
-        // SAFETY: the caller promises a slab.
+    pub(crate) unsafe fn bits<'a>(slab: NonNull<Desc>) -> &'a [Shown<u64>] {
+        // SAFETY: the caller promises a slab, which has no more objects than there is room for bits.
         unsafe {
-            let words = usize::from(slab.as_ref().capacity).div_ceil(64);
-            ((&raw mut (*slab.as_ptr()).bits).cast(), words)
+            let words = Self::capacity(slab).div_ceil(64);
+            slice::from_raw_parts((&raw const (*slab.as_ptr()).bits).cast(), words)
         }
+    }
+
+    /// How many objects a slab has.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn capacity(slab: NonNull<Desc>) -> usize {
+        // SAFETY: the caller promises a slab.
+        unsafe { (*slab.as_ptr()).capacity.look().into() }
+    }
+
+    /// Whether all objects of a slab of ours are free.
+    pub(super) unsafe fn is_idle(slab: NonNull<Desc>) -> bool {
+        // SAFETY: the caller promises a slab of its own.
+        unsafe { usize::from((*slab.as_ptr()).free) == Self::capacity(slab) }
     }
 
     /// The chunk of a slab.
@@ -346,7 +368,7 @@ impl Local {
                 let mut slab = (*slabs).first;
                 while let Some(here) = NonNull::new(slab) {
                     slab = here.as_ref().next;
-                    if here.as_ref().free == here.as_ref().capacity {
+                    if Self::is_idle(here) {
                         Self::unlist(slabs, here);
                         runs.release([Self::run(here)]);
                     }
