@@ -44,10 +44,7 @@ macro_rules! faces {
             #[inline]
             unsafe fn dealloc(&self, block: *mut u8, layout: $crate::face::Layout) {
                 // SAFETY: the caller promises a block of this allocator, which is not null.
-                if let Err(error) = unsafe { $crate::Strategy::deallocate_sized(self, ::core::ptr::NonNull::new_unchecked(block), layout) }
-                {
-                    $crate::misuse::report(error);
-                }
+                unsafe { $crate::Strategy::free_sized(self, ::core::ptr::NonNull::new_unchecked(block), layout) }
             }
 
             #[inline]
@@ -79,9 +76,7 @@ macro_rules! faces {
             #[inline]
             unsafe fn deallocate(&self, block: ::core::ptr::NonNull<u8>, layout: $crate::face::Layout) {
                 // SAFETY: the caller promises the same.
-                if let Err(error) = unsafe { $crate::Strategy::deallocate_sized(*self, block, layout) } {
-                    $crate::misuse::report(error);
-                }
+                unsafe { $crate::Strategy::free_sized(*self, block, layout) }
             }
 
             #[inline]
@@ -169,9 +164,7 @@ pub unsafe fn resize<S: Strategy>(
     // SAFETY: two blocks in use are disjoint, each as long as its layout.
     unsafe {
         ptr::copy_nonoverlapping(block.as_ptr(), to.as_ptr(), old.size().min(new.size()));
-        if let Err(error) = strategy.deallocate_sized(block, old) {
-            misuse::report(error);
-        }
+        strategy.free_sized(block, old);
     }
     slice(Some(to), new)
 }

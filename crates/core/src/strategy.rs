@@ -7,7 +7,7 @@
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
-use crate::{BlockInfo, Broken, GRANULE, HeapError, Stats};
+use crate::{BlockInfo, Broken, GRANULE, HeapError, Stats, misuse};
 
 /// The largest requests that an allocator serves. Larger ones fail cleanly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +253,33 @@ pub unsafe trait Strategy {
     ///
     /// See [`Engine::deallocate_sized`].
     unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError>;
+
+    /// Frees as [`deallocate`](Self::deallocate) does, and [reports](misuse::report) what its checks find: for callers
+    /// that cannot be told.
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::deallocate`].
+    #[inline(always)]
+    unsafe fn free(&self, block: NonNull<u8>) {
+        // SAFETY: the caller promises the same.
+        if let Err(error) = unsafe { self.deallocate(block) } {
+            misuse::report(error);
+        }
+    }
+
+    /// The same for [`deallocate_sized`](Self::deallocate_sized).
+    ///
+    /// # Safety
+    ///
+    /// See [`Engine::deallocate_sized`].
+    #[inline(always)]
+    unsafe fn free_sized(&self, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller promises the same.
+        if let Err(error) = unsafe { self.deallocate_sized(block, layout) } {
+            misuse::report(error);
+        }
+    }
 
     /// See [`Engine::reallocate`].
     ///

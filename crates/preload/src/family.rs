@@ -53,9 +53,7 @@ pub fn calloc<S: Strategy>(heap: &S, count: usize, size: usize) -> *mut c_void {
 pub unsafe fn free<S: Strategy>(heap: &S, block: *mut c_void) {
     if let Some(block) = NonNull::new(block.cast()) {
         // SAFETY: the caller promises a block in use.
-        if let Err(error) = unsafe { heap.deallocate(block) } {
-            misuse::report(error);
-        }
+        unsafe { heap.free(block) }
     }
 }
 
@@ -66,15 +64,22 @@ pub unsafe fn free<S: Strategy>(heap: &S, block: *mut c_void) {
 unsafe fn free_as<S: Strategy>(heap: &S, block: *mut c_void, size: usize, align: usize) {
     let Some(block) = NonNull::new(block.cast()) else { return };
     // SAFETY: the caller promises such a block in use; where there can be none, its size is not believed.
-    let freed = unsafe {
+    unsafe {
         match layout(size, align) {
-            Some(layout) => heap.deallocate_sized(block, layout),
-            None => heap.deallocate(block),
+            Some(layout) => heap.free_sized(block, layout),
+            None => free_otherwise(heap, block),
         }
-    };
-    if let Err(error) = freed {
-        misuse::report(error);
     }
+}
+
+/// # Safety
+///
+/// A block in use.
+#[cold]
+#[inline(never)]
+unsafe fn free_otherwise<S: Strategy>(heap: &S, block: NonNull<u8>) {
+    // SAFETY: the caller promises the same.
+    unsafe { heap.free(block) }
 }
 
 /// # Safety

@@ -23,9 +23,11 @@ pub(crate) const ALL: usize = CLASSES + 1;
 pub(crate) const MAX_SMALL: usize = 32 << 10;
 
 /// Classes of sizes up to this one, in bytes, are looked up: the table is one cache line.
-pub(crate) const LOOKED_UP: usize = 1024;
+pub(crate) const LOOKED_UP: usize = GRANULES * GRANULE;
+/// The same in granules.
+pub(crate) const GRANULES: usize = 64;
 
-static CLASS_OF: [u8; LOOKED_UP / GRANULE] = {
+static CLASS_OF: [u8; GRANULES] = {
     let mut table = [0; LOOKED_UP / GRANULE];
     let mut granules = 0;
     while granules < table.len() {
@@ -43,15 +45,16 @@ const fn computed(last: usize) -> usize {
 }
 
 /// The class that serves `size` bytes at a multiple of `align`, a power of two, if it can be looked up: what has it in
-/// most requests, and in none for no bytes.
+/// most requests, and in none for no bytes. Of more granules than said it is not.
 ///
 /// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
 /// gives it; and the class of a size that is rounded up to a multiple of the alignment has such a size, as its own is
 /// that, or a multiple of a larger power of two.
 #[inline(always)]
-pub(crate) fn class_looked_up(size: usize, align: usize) -> Option<usize> {
+pub(crate) fn class_looked_up(size: usize, align: usize, granules: usize) -> Option<usize> {
     let last = size.wrapping_sub(1) | (align - 1);
-    if last < LOOKED_UP { Some(usize::from(CLASS_OF[last / GRANULE])) } else { None }
+    let granule = last / GRANULE;
+    if granule < granules { CLASS_OF.get(granule).copied().map(usize::from) } else { None }
 }
 
 /// The class that serves `size` bytes at a multiple of `align`, if one does.
@@ -218,15 +221,15 @@ mod tests {
                 let class = class_for(size, align);
                 assert_eq!(class, (0..CLASSES).find(|&class| fits(class, size, align)));
                 if size > 0 && size.next_multiple_of(align) <= LOOKED_UP {
-                    assert_eq!(class_looked_up(size, align), class);
+                    assert_eq!(class_looked_up(size, align, GRANULES), class);
                 } else {
-                    assert_eq!(class_looked_up(size, align), None);
+                    assert_eq!(class_looked_up(size, align, GRANULES), None);
                 }
             }
         }
         assert_eq!(class_for(64, 2 * PAGE), None);
         assert_eq!(class_for(MAX_SMALL + 1, 16), None);
-        assert_eq!(class_looked_up(64, 1 << 40), None);
+        assert_eq!(class_looked_up(64, 1 << 40, GRANULES), None);
     }
 
     #[test]

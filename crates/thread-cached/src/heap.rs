@@ -12,13 +12,13 @@ use core::sync::atomic::{
 use heapwright_backends::Mmap;
 use heapwright_core::{
     BlockInfo, Broken, FutexMutex, GRANULE, HeapBackend, HeapError, Limits, New, Parts, Stats,
-    Strategy, faces,
+    Strategy, faces, misuse,
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
 use crate::classes::{
-    CLASSES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
+    CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
 };
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
@@ -89,7 +89,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     /// An object of a small size, if one is at hand.
     #[inline(always)]
     fn at_hand(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
-        let class = class_looked_up(size, align)?;
+        let class = class_looked_up(size, align, GRANULES)?;
         let local = self.local()?;
         // SAFETY: the part is this thread's.
         unsafe { Local::pop(local, class) }
@@ -168,7 +168,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     /// that the path that does without keeps nothing for later.
     #[inline(never)]
     fn allocate_otherwise(&self, layout: Layout) -> Option<NonNull<u8>> {
-        if class_looked_up(layout.size(), layout.align()).is_none()
+        if class_looked_up(layout.size(), layout.align(), GRANULES).is_none()
             && let Some(class) = class_for(layout.size(), layout.align())
             && let Some(local) = self.local()
             // SAFETY: the part is this thread's.
@@ -224,9 +224,37 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
+    /// Frees an object of this thread's slabs, if its bin has room; of its layout if that is said.
+    ///
+    /// # Safety
+    ///
+    /// The block is in use, and was asked for with that layout.
+    #[inline(always)]
+    unsafe fn freed_at_once(&self, block: NonNull<u8>, layout: Option<Layout>) -> bool {
+        if D::CHECKED {
+            return false;
+        }
+        let Some(local) = self.local() else { return false };
+        // SAFETY: the part is this thread's. The caller promises the layout, which had that class; without one, the object's
+        // slab tells.
+        unsafe {
+            layout
+                .and_then(|layout| Local::believed_class(local, layout))
+                .or_else(|| Local::near_class(local, block.addr().get()))
+                .is_some_and(|class| Local::push(local, class, block))
+        }
+    }
+
     /// Frees what does not go into a bin at once: mostly an object of another chunk, or of another thread's slab. Called
     /// last, so that the path to the bin keeps nothing for later.
     #[inline(never)]
+    fn free_elsewhere(&self, block: NonNull<u8>) {
+        if let Err(error) = self.deallocate_elsewhere(block) {
+            misuse::report(error);
+        }
+    }
+
+    #[inline]
     fn deallocate_elsewhere(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         if !D::CHECKED
             && let Some(local) = self.local()
@@ -868,13 +896,8 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
 
     #[inline(always)]
     unsafe fn deallocate(&self, block: NonNull<u8>) -> Result<(), HeapError> {
-        if !D::CHECKED
-            && let Some(local) = self.local()
-            // SAFETY: the part is this thread's.
-            && let Some(class) = unsafe { Local::near_class(local, block.addr().get()) }
-            // SAFETY: as above; the class is that of the object.
-            && unsafe { Local::push(local, class, block) }
-        {
+        // SAFETY: the caller promises the same.
+        if unsafe { self.freed_at_once(block, None) } {
             return Ok(());
         }
         self.deallocate_elsewhere(block)
@@ -882,21 +905,27 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
 
     #[inline(always)]
     unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError> {
-        if !D::CHECKED
-            && let Some(local) = self.local()
-            // SAFETY: the part is this thread's. Among several, objects of others are to go home. The caller promises the
-            // layout that the block was asked for with, which had this class.
-            && let Some(class) = unsafe {
-                let alone = Local::is_alone(local);
-                let said = if alone { class_looked_up(layout.size(), layout.align()) } else { None };
-                said.or_else(|| Local::near_class(local, block.addr().get()))
-            }
-            // SAFETY: as above.
-            && unsafe { Local::push(local, class, block) }
-        {
+        // SAFETY: the caller promises the same.
+        if unsafe { self.freed_at_once(block, Some(layout)) } {
             return Ok(());
         }
         self.deallocate_elsewhere(block)
+    }
+
+    #[inline(always)]
+    unsafe fn free(&self, block: NonNull<u8>) {
+        // SAFETY: the caller promises the same.
+        if !unsafe { self.freed_at_once(block, None) } {
+            self.free_elsewhere(block);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn free_sized(&self, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller promises the same.
+        if !unsafe { self.freed_at_once(block, Some(layout)) } {
+            self.free_elsewhere(block);
+        }
     }
 
     #[inline]

@@ -21,10 +21,12 @@ mod place;
 mod slabs;
 mod stash;
 
+use core::alloc::Layout;
+use core::hint;
 use core::mem::{self, offset_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
-    AtomicBool, AtomicPtr,
+    AtomicPtr, AtomicUsize,
     Ordering::{Relaxed, Release},
     compiler_fence,
 };
@@ -36,7 +38,9 @@ use self::crossing::Outgoing;
 pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, KIND, Table, slab_entry};
-use crate::classes::{ALL, CLASSES, Class, FEW, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE};
+use crate::classes::{
+    ALL, CLASSES, Class, FEW, GRANULES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE, class_looked_up,
+};
 use crate::mailbox::Mailbox;
 use crate::pages::Run;
 use crate::shown::Shown;
@@ -117,8 +121,9 @@ pub(crate) enum NewSlab {
 pub(crate) struct Local {
     /// The entry of the pages of its slabs, for class zero.
     pub(crate) tag: Entry,
-    /// Whether the heap has no other part, so that every object is of a slab of ours.
-    alone: AtomicBool,
+    /// Sizes up to so many granules are believed when objects are freed: those that are looked up while the heap has no
+    /// other part, so that every object is of a slab of ours, and none from then on.
+    believed: AtomicUsize,
     /// Whether the owner is in the middle of something.
     pub(crate) busy: bool,
     /// Whether what came home is being given back, which may send something, after which what came home is looked at.
@@ -178,7 +183,8 @@ impl Local {
         // SAFETY: the caller promises the pages. Everything is written that will be read.
         unsafe {
             (&raw mut (*local).tag).write(slab_entry(0, owner));
-            (&raw mut (*local).alone).write(AtomicBool::new(next.is_null()));
+            let believed = if next.is_null() { GRANULES } else { 0 };
+            (&raw mut (*local).believed).write(AtomicUsize::new(believed));
             (&raw mut (*local).busy).write(false);
             (&raw mut (*local).receiving).write(false);
             (&raw mut (*local).orphan).write(false);
@@ -211,18 +217,24 @@ impl Local {
     /// It is a part.
     pub(crate) unsafe fn meet_another(local: NonNull<Self>) {
         // SAFETY: the caller promises a part.
-        unsafe { (*local.as_ptr()).alone.store(false, Relaxed) };
+        unsafe { (*local.as_ptr()).believed.store(0, Relaxed) };
     }
 
-    /// Whether every object of the heap is of a slab of this part.
+    /// The class of an object of ours, by the layout that it is said to have; none if that is not to be believed, or the
+    /// class is not looked up.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
     #[inline(always)]
-    pub(crate) unsafe fn is_alone(local: NonNull<Self>) -> bool {
-        // SAFETY: the caller promises a part.
-        unsafe { (*local.as_ptr()).alone.load(Relaxed) }
+    pub(crate) unsafe fn believed_class(local: NonNull<Self>, layout: Layout) -> Option<usize> {
+        // SAFETY: the caller promises a part; that is one of two numbers, neither of which is larger.
+        let believed = unsafe {
+            let believed = (*local.as_ptr()).believed.load(Relaxed);
+            hint::assert_unchecked(believed <= GRANULES);
+            believed
+        };
+        class_looked_up(layout.size(), layout.align(), believed)
     }
 
     // ---- The fast paths -------------------------------------------------------------------------

@@ -87,14 +87,13 @@ impl Place {
         // SAFETY: the caller promises that many objects, and a slab of its own.
         unsafe {
             let Self { start, bytes, reciprocal, bits, .. } = *self;
-            let first = objects.add(*at);
-            let end = objects.add(count);
+            let first = *at;
             let mut next = first;
             let mut wrong = false;
             // What is freed together mostly has its bits in one word, which is written when another one's turn comes.
             let (mut at_word, mut word) = (0, (*bits).get());
-            while next < end {
-                let offset = next.read().addr().wrapping_sub(start);
+            while next < count {
+                let offset = objects.add(next).read().addr().wrapping_sub(start);
                 if offset >= bytes {
                     break;
                 }
@@ -113,13 +112,12 @@ impl Place {
                     break;
                 }
                 word |= bit;
-                next = next.add(1);
+                next += 1;
             }
             (*bits.add(at_word)).set(word);
-            let freed = next.offset_from_unsigned(first);
-            *at += freed;
-            self.freed += freed as u16;
-            if wrong { self.free(next.read().addr()) } else { Ok(()) }
+            self.freed += (next - first) as u16;
+            *at = next;
+            if wrong { self.free(objects.add(next).read().addr()) } else { Ok(()) }
         }
     }
 
