@@ -167,6 +167,12 @@ impl Chunk {
         all
     }
 
+    /// The most pages that a chunk of 2 to the power of `shift` bytes has to give.
+    pub(crate) const fn room(shift: u32) -> usize {
+        let pages = (1 << shift) / PAGE;
+        pages - (Self::enough_for(pages) - pages)
+    }
+
     /// The descriptor of a page; of the end, for the number of pages.
     ///
     /// # Safety

@@ -100,6 +100,8 @@ pub(crate) struct Pages<B, P> {
     pub(crate) table: *mut Table,
     /// The binary logarithm of the length of chunks; zero before the first.
     shift: u32,
+    /// The most pages that a run may have.
+    longest: usize,
     /// Pages that serve something.
     used: usize,
     /// Those of blocks with mappings of their own.
@@ -137,6 +139,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             spares: Spares::NONE,
             table: ptr::null_mut(),
             shift: 0,
+            longest: Chunk::room(CHUNK_SHIFT),
             used: 0,
             mapped_pages: 0,
             idle: 0,
@@ -160,11 +163,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         &self.source
     }
 
-    /// The most pages that a run may have: what a chunk has beside its head.
+    /// The most pages that a run may have.
     pub(crate) fn longest(&self) -> usize {
-        let shift = if self.shift == 0 { CHUNK_SHIFT } else { self.shift };
-        let pages = (1 << shift) / PAGE;
-        pages - (Chunk::enough_for(pages) - pages)
+        self.longest
     }
 
     fn index(&mut self, kind: Entry) -> &mut Index<P> {
@@ -680,6 +681,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let size = 1_usize << shift;
         let region = self.source.grow(size, size).ok()?;
         self.shift = shift;
+        self.longest = Chunk::room(shift);
         let first = self.chunks.is_null();
         // SAFETY: just given.
         unsafe {
