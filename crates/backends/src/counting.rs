@@ -194,6 +194,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Counting<B> {
         self.inner.is_readable(addr)
     }
 
+    fn is_present(&self, addr: usize) -> bool {
+        self.inner.is_present(addr)
+    }
+
     fn entropy(&self) -> u64 {
         self.inner.entropy()
     }

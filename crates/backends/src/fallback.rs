@@ -155,6 +155,11 @@ unsafe impl<A: HeapBackend + Owns, B: HeapBackend> HeapBackend for Fallback<A, B
     }
 
     #[cold]
+    fn is_present(&self, addr: usize) -> bool {
+        self.first.is_present(addr) || self.second.is_present(addr)
+    }
+
+    #[cold]
     fn entropy(&self) -> u64 {
         match self.first.entropy() {
             0 => self.second.entropy(),

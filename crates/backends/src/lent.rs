@@ -64,6 +64,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Lent<'_, B> {
         self.0.is_readable(addr)
     }
 
+    fn is_present(&self, addr: usize) -> bool {
+        self.0.is_present(addr)
+    }
+
     fn entropy(&self) -> u64 {
         self.0.entropy()
     }

@@ -138,6 +138,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Limited<B> {
         self.inner.is_readable(addr)
     }
 
+    fn is_present(&self, addr: usize) -> bool {
+        self.inner.is_present(addr)
+    }
+
     fn entropy(&self) -> u64 {
         self.inner.entropy()
     }

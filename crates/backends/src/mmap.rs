@@ -282,6 +282,11 @@ unsafe impl HeapBackend for Mmap {
     }
 
     #[cold]
+    fn is_present(&self, addr: usize) -> bool {
+        sys::is_present(addr)
+    }
+
+    #[cold]
     fn entropy(&self) -> u64 {
         sys::entropy()
     }

@@ -238,6 +238,11 @@ unsafe impl HeapBackend for Sbrk {
     }
 
     #[cold]
+    fn is_present(&self, addr: usize) -> bool {
+        sys::is_present(addr)
+    }
+
+    #[cold]
     fn entropy(&self) -> u64 {
         sys::entropy()
     }

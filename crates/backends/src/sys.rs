@@ -37,6 +37,18 @@ pub(crate) fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Whether the page at `addr` is present in memory.
+pub(crate) fn is_present(addr: usize) -> bool {
+    let mut present = 0;
+    keeping_errno(|| {
+        // SAFETY: the kernel looks up the address by itself, and writes one byte for its page.
+        unsafe {
+            libc::mincore((addr & !(page_size() - 1)) as *mut libc::c_void, 1, &raw mut present)
+                == 0
+        }
+    }) && present & 1 != 0
+}
+
 /// Whether the byte at `addr` may be read.
 ///
 /// The kernel reads a signal set at the address, and only then refuses to do an unknown thing with it:

@@ -290,6 +290,7 @@ mod mapped {
             pages.iter().filter(|&page| page & 1 != 0).count()
         };
         assert!(present(&backend) < 64);
+        assert!(backend.is_present(region.addr() + 1) && !backend.is_present(region.end() - 1));
         set_errno(42);
         // SAFETY: a part of the region.
         unsafe { backend.populate(part(region, 1, 40 * page + 1)) };

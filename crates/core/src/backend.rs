@@ -142,6 +142,13 @@ pub unsafe trait HeapBackend {
         false
     }
 
+    /// Whether the page at `addr`, in a region of this backend, is known to be present in memory. It may be slow (one system
+    /// call).
+    fn is_present(&self, addr: usize) -> bool {
+        let _ = addr;
+        false
+    }
+
     /// Bits that an attacker cannot guess, to key the checks with; zero where there are none.
     fn entropy(&self) -> u64 {
         0

@@ -351,6 +351,10 @@ unsafe impl HeapBackend for Rig<'_> {
         self.source.as_ref().is_some_and(|source| source.is_readable(addr))
     }
 
+    fn is_present(&self, addr: usize) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is_present(addr))
+    }
+
     fn entropy(&self) -> u64 {
         self.source.as_ref().map_or(0, |source| source.entropy())
     }
@@ -420,6 +424,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Odd<B> {
 
     fn is_readable(&self, addr: usize) -> bool {
         self.source.is_readable(addr)
+    }
+
+    fn is_present(&self, addr: usize) -> bool {
+        self.source.is_present(addr)
     }
 
     fn entropy(&self) -> u64 {

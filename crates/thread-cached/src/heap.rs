@@ -612,6 +612,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 Local::settle(local, &mut keeper);
                 self.lock().settle_orphans(&self.misuses);
             }
+            self.lock().pages.trim();
         }
     }
 

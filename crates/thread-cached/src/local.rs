@@ -477,8 +477,8 @@ impl Local {
 
     // ---- Filling a bin --------------------------------------------------------------------------
 
-    /// Whether it is time to look at the time; then it will be again after some more objects. Now and then a bin is
-    /// looked at, too.
+    /// Whether it is time to look at the time; then it will be again after some more objects. What came home is looked at,
+    /// too, and now and then a bin.
     ///
     /// # Safety
     ///
@@ -490,6 +490,9 @@ impl Local {
                 return false;
             }
             (*local.as_ptr()).ticks = TICKS;
+            if !(*local.as_ptr()).mailbox.is_empty() {
+                Self::receive(local, runs);
+            }
             (*local.as_ptr()).ticks_to_bin -= 1;
             if (*local.as_ptr()).ticks_to_bin == 0 {
                 (*local.as_ptr()).ticks_to_bin = TICKS_A_BIN;

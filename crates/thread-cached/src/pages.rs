@@ -26,9 +26,9 @@ use heapwright_core::{
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
 use self::mapped::{HUGE, Spares};
 use crate::chunk::{
-    CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, LARGE, Table, block_of, desc_of,
+    CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, KIND, LARGE, Table, block_of, desc_of,
 };
-use crate::classes::PAGE;
+use crate::classes::{ALL, PAGE, TABLE};
 
 /// The binary logarithm of the length of a chunk, where the backend has that much.
 const CHUNK_SHIFT: u32 = 25;
@@ -302,7 +302,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if let Some(later) = self.huge_later
                 && run.region().end() > later.addr()
             {
-                self.source.offer_huge_pages(later);
+                if self.is_dense(chunk) {
+                    self.source.offer_huge_pages(later);
+                }
                 self.huge_later = None;
             }
             run
@@ -560,6 +562,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if self.idle_pages() > bound {
             self.discard_huge_down_to(bound / 2);
         }
+        if self.idle_pages() > bound {
+            // They are in pieces.
+            self.discard_down_to(bound / 2);
+        }
     }
 
     /// Lets time pass: of the idle pages that were not needed since the last time, half go.
@@ -682,25 +688,50 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let region = self.source.grow(size, size).ok()?;
         self.shift = shift;
         self.longest = Chunk::room(shift);
-        let first = self.chunks.is_null();
-        // SAFETY: just given.
+        let previous = NonNull::new(self.chunks);
+        // SAFETY: one is a chunk, the other was just given.
         unsafe {
+            let dense = previous.is_some_and(|chunk| self.is_dense(chunk));
             let chunk = Chunk::make(region, size, self.chunks);
             // Chunks fill up from below: what lies above in the first one is used when the heap is that large. It stays
             // until the heap goes, as what its threads share lies in it.
             let head = chunk.as_ref().first as usize * PAGE;
             if self.huge_from < usize::MAX {
-                let small = if first { self.huge_from.saturating_add(head).min(size) } else { 0 };
-                let huge = Region { start: region.start.add(small), size: size - small, ..region };
-                if first {
+                if previous.is_none() {
+                    let small = self.huge_from.saturating_add(head).min(size);
+                    let huge =
+                        Region { start: region.start.add(small), size: size - small, ..region };
                     self.small_end = huge.addr();
                     self.huge_later = (huge.size > 0).then_some(huge);
-                } else {
-                    self.source.offer_huge_pages(huge);
+                } else if dense {
+                    self.source.offer_huge_pages(region);
                 }
             }
             Some(chunk)
         }
+    }
+
+    /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones of which what
+    /// is far from their beginnings is present. Of others each beginning would be a huge page.
+    unsafe fn is_dense(&self, chunk: NonNull<Chunk>) -> bool {
+        let mut sparse = 0;
+        // SAFETY: the caller promises a chunk; the lock of the page heap is held.
+        let used = unsafe {
+            Self::runs(chunk, &mut |run, entry| {
+                let class = (entry & KIND) as usize;
+                let length = match entry {
+                    LARGE => run.desc().as_ref().bytes,
+                    _ if entry > KIND && class < ALL => TABLE[class].size as usize,
+                    _ => 0,
+                };
+                let far = run.start().addr().get() + length / 4 * 3;
+                if length > PAGE && !self.source.is_present(far) {
+                    sparse += run.pages;
+                }
+            });
+            (*chunk.as_ptr()).used as usize
+        };
+        sparse <= used / 2
     }
 
     /// Says of the unit of an address what it is, in every table that has it: threads read old ones too.

@@ -100,6 +100,21 @@ fn spare_mappings_go_back_before_memory_is_refused() {
 }
 
 #[test]
+fn what_small_blocks_leave_goes_back_before_a_large_one_is_refused() {
+    let heap = ThreadCached::<Limited<Mmap>>::over(Limited::over(Mmap::new(), 200 * MIB));
+    for size in [1000, 20_000, 100_000] {
+        let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(layout(size))).collect();
+        assert!(blocks.len() * size > 100 * MIB, "{} of {size} bytes", blocks.len());
+        // SAFETY: in use.
+        blocks.into_iter().for_each(|block| unsafe { heap.deallocate(block) }.unwrap());
+        let large = heap.allocate(layout(100 * MIB)).expect("nothing else is in use");
+        // SAFETY: in use.
+        unsafe { heap.deallocate(large) }.unwrap();
+        heap.check().unwrap();
+    }
+}
+
+#[test]
 fn alignments_beyond_a_unit_are_kept() {
     let heap = ThreadCached::<Mmap>::new();
     for power in [12, 16, 21, 25, 26, 28] {

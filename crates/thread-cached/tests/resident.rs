@@ -55,8 +55,59 @@ fn of_a_mebibyte() -> usize {
     resident() - start
 }
 
+/// What blocks make resident of which the first byte is written.
+fn of_beginnings(count: usize, size: usize) -> usize {
+    let (heap, start) = (<ThreadCached>::new(), resident());
+    let layout = Layout::from_size_align(size, 8).expect("a layout");
+    for _ in 0..count {
+        // SAFETY: the block is that long.
+        unsafe { heap.allocate(layout).expect("memory").write(1) };
+    }
+    resident() - start
+}
+
+/// What blocks that are to be zero make resident, one after the other, where one was that was filled.
+fn of_zeros_where_a_block_was(size: usize) -> usize {
+    let (heap, start) = (<ThreadCached>::new(), resident());
+    let layout = Layout::from_size_align(size, 8).expect("a layout");
+    let block = heap.allocate(layout).expect("memory");
+    // SAFETY: the block is that long, and in use.
+    unsafe {
+        block.write_bytes(1, size);
+        heap.deallocate(block).expect("a block in use");
+    }
+    for place in 0..100 {
+        let block = heap.allocate_zeroed(layout).expect("memory");
+        // SAFETY: as above.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(block.as_ptr(), size);
+            assert!(bytes.iter().step_by(size / 50).all(|&byte| byte == 0), "place {place}");
+            bytes[place * (size / 100)] = 1;
+            heap.deallocate(block).expect("a block in use");
+        }
+    }
+    resident() - start
+}
+
+/// Whether huge pages come to those alone that ask for them.
+fn huge_pages_are_asked_for() -> bool {
+    let always = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    always.is_ok_and(|mode| !mode.contains("[always]"))
+}
+
 #[test]
 fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
+    if huge_pages_are_asked_for() {
+        for (count, size) in [(5000, 64 << 10), (1000, 1 << 20), (100, 5 << 20), (1, 1 << 30)] {
+            let little = of_beginnings(count, size);
+            println!("beginnings of {count} blocks of {size} bytes: {} KiB", little >> 10);
+            // Two pages for each: its own, and that of its descriptor or head.
+            assert!(little < (1 << 20) + count * (8 << 10), "{count} of {size}: {little} bytes");
+        }
+        let little = of_zeros_where_a_block_was(64 << 20);
+        println!("zeros where a block was: {} KiB", little >> 10);
+        assert!(little < 8 << 20, "{little} bytes");
+    }
     let little = of_a_mebibyte();
     println!("a mebibyte: {} KiB", little >> 10);
     assert!(little < 2 << 20, "a program that asks for 1 MiB holds {little} bytes");

@@ -97,6 +97,38 @@ fn the_parts_of_threads_that_ended_are_used_again() {
     assert_eq!(overhead_after(&heap, 30, 8), of_many);
 }
 
+/// Its own bins always have what it asks for, and it never has to look for more.
+#[test]
+fn a_thread_that_does_little_takes_in_what_others_free_for_it() {
+    let heap = &<ThreadCached>::new();
+    let layout = Layout::from_size_align(1000, 8).expect("a layout");
+    let (sender, receiver) = mpsc::channel();
+    let freed = &Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for _ in 0..10_000 {
+                sender
+                    .send(Block(heap.allocate(layout).expect("memory"), layout, 0))
+                    .expect("sent");
+            }
+            drop(sender);
+            freed.wait();
+            for _ in 0..1000 {
+                let block = heap.allocate(layout).expect("memory");
+                // SAFETY: in use.
+                unsafe { heap.deallocate(block).expect("a block in use") };
+            }
+            let stats = heap.stats();
+            assert!(stats.live_bytes < 100_000, "{stats:?}");
+        });
+        for Block(block, ..) in receiver {
+            // SAFETY: in use.
+            unsafe { heap.deallocate(block).expect("a block in use") };
+        }
+        freed.wait();
+    });
+}
+
 #[test]
 fn a_thread_may_use_more_heaps_than_it_remembers_and_they_may_go_in_any_order() {
     const HEAPS: usize = 20;

@@ -39,9 +39,9 @@ pub(crate) struct Mapping {
 pub(crate) const BEFORE_BLOCK: usize = 64;
 /// The least distance of the block from the start of the mapping.
 const FRONT: usize = 4096;
-/// Longer blocks have no huge pages, unless they are seen to grow: they may be touched here and there only. Of those that
-/// are to be zero, the length of a unit is the limit.
-const MOST_HUGE: usize = 1 << 30;
+/// Longer ones that are to be zero get their zeros from the kernel, page by page as they are touched, which may be here and
+/// there only; shorter ones are cleared, which costs less than to fault them in again.
+const MOST_CLEARED: usize = 32 << 20;
 /// What the kernel makes huge pages of.
 pub(super) const HUGE: usize = 2 << 20;
 
@@ -76,8 +76,9 @@ const fn pages(bytes: usize) -> usize {
 }
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
-    /// A block with a mapping of its own, and whether it is zero. Of one that is to be, little may ever be touched. If there
-    /// is none, one with a region of another kind, if so asked.
+    /// A block with a mapping of its own, and whether it is zero. If there is none, one with a region of another kind, if so
+    /// asked. It has huge pages if the last such block was filled: others may be touched here and there only, and each such
+    /// place would be a huge page.
     pub(crate) fn map(
         &mut self,
         layout: Layout,
@@ -90,13 +91,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             return None;
         }
         if let Some(block) = self.take_spare(bytes, front) {
-            return Some((block, false));
+            let discarded = zeroed && bytes > MOST_CLEARED && {
+                // SAFETY: the block is the caller's from now on, and nothing in it is to be kept.
+                unsafe { self.source.discard(Region { start: block, size: bytes, zeroed: false }) }
+            };
+            return Some((block, discarded));
         }
+        let filled = self.last_is_filled();
         let (block, region) = self.fresh(bytes, front, or_grow)?;
         self.exchange(pages(bytes));
         // SAFETY: just given.
         unsafe {
-            if bytes <= if zeroed { 1 << self.shift } else { MOST_HUGE } {
+            if filled {
                 self.offer_huge_pages_of(region);
             }
             self.link(block, region, bytes, bytes);
@@ -140,6 +146,22 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
+    /// Whether the newest block that has a mapping of its own seems to have been filled; else the newest spare.
+    fn last_is_filled(&self) -> bool {
+        let last = if self.mappings.is_null() { self.spares.first } else { self.mappings };
+        // SAFETY: both lists lead through mappings.
+        NonNull::new(last).is_some_and(|last| unsafe { self.is_filled(last) })
+    }
+
+    /// Whether a block seems to have been filled: some places in it are present.
+    unsafe fn is_filled(&self, mapping: NonNull<Mapping>) -> bool {
+        const PLACES: usize = 4;
+        // SAFETY: the caller promises a mapping.
+        let (block, bytes) = unsafe { (Mapping::block(mapping), mapping.as_ref().bytes) };
+        let places = (1..=PLACES).map(|place| block.addr().get() + bytes / (PLACES + 1) * place);
+        places.into_iter().all(|place| self.source.is_present(place))
+    }
+
     /// Has huge pages for as many of a region as lie wholly in it.
     unsafe fn offer_huge_pages_of(&mut self, region: Region) {
         if self.huge_from < usize::MAX {
@@ -180,10 +202,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let block = Mapping::block(best);
             if region.size < bytes + front {
                 region = self.source.resize(region, bytes + front, false)?;
-                self.offer_huge_pages_of(region);
             }
             self.remove_spare(best);
             if touched < bytes {
+                if self.last_is_filled() {
+                    self.offer_huge_pages_of(region);
+                }
                 self.exchange(pages(bytes - touched));
                 touched = bytes;
             } else if touched - bytes > bytes / 4 {
@@ -377,13 +401,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let all = new_bytes.checked_add(front)?.checked_next_multiple_of(HUGE)?;
             let too_short = new_bytes + front > region.size;
             let too_long = all < region.size && new_bytes < bytes && self.is_aligned(region);
+            let filled = too_short && self.is_filled(mapping);
             if too_short || too_long {
                 match self.source.resize(region, all, false) {
                     Some(resized) => region = resized,
                     None if too_long => {}
                     None => {
                         if front == FRONT
-                            && let Some(moved) = self.relocate(mapping, new_bytes)
+                            && let Some(moved) = self.relocate(mapping, new_bytes, filled)
                         {
                             return Some(moved);
                         }
@@ -392,7 +417,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     }
                 }
             }
-            if too_short {
+            if filled {
                 self.offer_huge_pages_of(region);
             }
             if new_bytes > touched {
@@ -406,7 +431,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     }
 
     /// Moves a block, with its pages, to a mapping of `bytes`.
-    unsafe fn relocate(&mut self, mapping: NonNull<Mapping>, bytes: usize) -> Option<NonNull<u8>> {
+    unsafe fn relocate(
+        &mut self,
+        mapping: NonNull<Mapping>,
+        bytes: usize,
+        filled: bool,
+    ) -> Option<NonNull<u8>> {
         let (new, region) = self.fresh(bytes, FRONT, false)?;
         // SAFETY: the caller promises the mapping, of which the block begins as far from the start.
         unsafe {
@@ -418,7 +448,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.put_back(new, region);
                 return None;
             }
-            self.offer_huge_pages_of(region);
+            if filled {
+                self.offer_huge_pages_of(region);
+            }
             self.exchange(pages(bytes - touched.min(bytes)));
             self.link(new, region, bytes, touched.max(bytes));
             Some(new)
