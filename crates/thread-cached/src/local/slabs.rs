@@ -162,12 +162,16 @@ impl Local {
         // SAFETY: the caller promises an object that was freed.
         unsafe {
             let addr = object.addr().get();
-            // If it is of another class, its size was not the one that it was freed with.
-            let found = Self::locate_slab(local, addr, runs)
-                .filter(|(.., entry)| class.is_none_or(|class| class == (entry & KIND) as usize));
-            let Some((chunk, page, entry)) = found else {
-                return runs.misuse(HeapError::InvalidFree(addr));
+            let Some((chunk, page, entry)) = Self::locate_slab(local, addr, runs) else {
+                // What was known to be an object has no slab any more, since it was freed before.
+                let known = class.is_some() && Self::locate(local, addr, runs).is_some();
+                let error = if known { HeapError::DoubleFree } else { HeapError::InvalidFree };
+                return runs.misuse(error(addr));
             };
+            if class.is_some_and(|class| class != (entry & KIND) as usize) {
+                // Its size was not the one that it was freed with.
+                return runs.misuse(HeapError::InvalidFree(addr));
+            }
             let class = (entry & KIND) as usize;
             if entry == (*local.as_ptr()).tag | class as u32 {
                 match Self::free(local, class, chunk.cast(), page, addr) {
