@@ -143,7 +143,7 @@ pub unsafe trait HeapBackend {
     }
 
     /// Whether the page at `addr`, in a region of this backend, is known to be present in memory. It may be slow (one system
-    /// call).
+    /// call). Who has huge pages only for what is filled has none where a backend never knows.
     fn is_present(&self, addr: usize) -> bool {
         let _ = addr;
         false

@@ -72,6 +72,8 @@ unsafe fn free_as<S: Strategy>(heap: &S, block: *mut c_void, size: usize, align:
     }
 }
 
+/// For a size that no block has: seldom, so that the path of the others holds no second copy.
+///
 /// # Safety
 ///
 /// A block in use.

@@ -33,6 +33,8 @@ pub(crate) const KIND: u32 = 0xFF;
 pub(crate) const LARGE: Entry = 0xF0;
 /// Another page of a large block.
 pub(crate) const INSIDE: Entry = 0xF1;
+/// The first page of a run that serves nothing, and that a thread keeps.
+pub(crate) const ASIDE: Entry = 0xF4;
 /// A free run that may hold anything, and is probably present in memory.
 pub(crate) const DIRTY: Entry = 0xF2;
 /// A free run that was never used, or was discarded: not present in memory.
@@ -63,8 +65,6 @@ pub(crate) struct Desc {
     pub(crate) previous: *mut Desc,
     /// The owner of a slab.
     pub(crate) owner: AtomicPtr<Local>,
-    /// The bytes of a large block that the program may use.
-    pub(crate) bytes: usize,
     /// Free objects of a slab: how many of its bits are set.
     pub(crate) free: u16,
     /// How many objects a slab has.
@@ -80,9 +80,14 @@ pub(crate) struct Desc {
 }
 
 impl Desc {
-    /// Pages of the run.
-    pub(crate) fn pages(&self) -> usize {
-        (self.header & !15) / DESC
+    /// Pages of the run. The rest of its descriptor may be another thread's to write.
+    ///
+    /// # Safety
+    ///
+    /// It is the head of a run, and the lock of the page heap is held, or the run is the caller's.
+    pub(crate) unsafe fn pages(this: NonNull<Self>) -> usize {
+        // SAFETY: the caller promises a descriptor.
+        (unsafe { (*this.as_ptr()).header } & !15) / DESC
     }
 
     /// Whether the run serves anything.
@@ -125,6 +130,8 @@ pub(crate) struct Chunk {
     pub(crate) first: u32,
     /// Pages that serve something.
     pub(crate) used: u32,
+    /// Whether any of it may have huge pages.
+    pub(crate) huge: bool,
 }
 
 /// Where the entries begin.
@@ -153,7 +160,15 @@ impl Chunk {
             }
             let first = head.div_ceil(PAGE) as u32;
             let descs = region.start.add(Self::descs(pages)).cast();
-            chunk.write(Self { next, region, descs, pages: pages as u32, first, used: 0 });
+            chunk.write(Self {
+                next,
+                region,
+                descs,
+                pages: pages as u32,
+                first,
+                used: 0,
+                huge: false,
+            });
         }
         chunk
     }

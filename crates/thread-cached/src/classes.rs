@@ -28,7 +28,7 @@ pub(crate) const LOOKED_UP: usize = GRANULES * GRANULE;
 pub(crate) const GRANULES: usize = 64;
 
 static CLASS_OF: [u8; GRANULES] = {
-    let mut table = [0; LOOKED_UP / GRANULE];
+    let mut table = [0; GRANULES];
     let mut granules = 0;
     while granules < table.len() {
         table[granules] = computed(granules * GRANULE) as u8;
@@ -45,7 +45,7 @@ const fn computed(last: usize) -> usize {
 }
 
 /// The class that serves `size` bytes at a multiple of `align`, a power of two, if it can be looked up: what has it in
-/// most requests, and in none for no bytes. Of more granules than said it is not.
+/// most requests, and in none for no bytes. None if that takes more than so many granules.
 ///
 /// Objects lie at multiples of their size from the start of a page, so a size that is a multiple of the alignment
 /// gives it; and the class of a size that is rounded up to a multiple of the alignment has such a size, as its own is

@@ -16,11 +16,11 @@ use heapwright_core::{
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
-use crate::chunk::{CLEAN, Chunk, DIRTY, KIND, LARGE, Table};
+use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, KIND, LARGE, Table};
 use crate::classes::{
     CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
 };
-use crate::local::{self, Local, NewSlab, Runs};
+use crate::local::{self, LONGEST_KEPT, Local, NewSlab, Runs};
 use crate::mailbox::Parcel;
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
 use crate::registry::{self, Member, NOBODY};
@@ -210,6 +210,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             },
             // SAFETY: as above.
             None => unsafe {
+                Local::count_run(local);
+                if Local::is_time(local, keeper) {
+                    shared.pass_time(local);
+                }
+                if let Some(block) = shared.kept_run(local, layout) {
+                    return Some((block, false));
+                }
                 shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
                 shared.allocate_large(layout, zeroed)
             },
@@ -218,7 +225,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         unsafe {
             let _busy = Busy::new(local);
             serve(&mut keeper).or_else(|| {
-                shared.relieve(local);
+                shared.relieve(local, layout.size());
                 serve(&mut keeper)
             })
         }
@@ -245,8 +252,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
-    /// Frees what does not go into a bin at once: mostly an object of another chunk, or of another thread's slab. Called
-    /// last, so that the path to the bin keeps nothing for later.
+    /// Frees what does not go into a bin at once, and reports a misuse. Called last, so that the path to the bin keeps
+    /// nothing for later.
     #[inline(never)]
     fn free_elsewhere(&self, block: NonNull<u8>) {
         if let Err(error) = self.deallocate_elsewhere(block) {
@@ -254,6 +261,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
+    /// Frees what does not go into a bin at once: mostly an object of another chunk, or of another thread's slab.
     #[inline]
     fn deallocate_elsewhere(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         if !D::CHECKED
@@ -365,11 +373,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 }
                 TABLE[current].size as usize
             }
-            Block::Large { run, bytes } => {
+            Block::Large { run } => {
                 if class.is_none() && shared.resize_run(run, new_size) {
                     return Ok(block);
                 }
-                bytes
+                run.pages * PAGE
             }
             Block::Mapped { mapping, bytes } => {
                 if class.is_none()
@@ -410,7 +418,7 @@ fn may_stay(class: usize, new_size: usize) -> bool {
 /// A block in use.
 pub(crate) enum Block {
     Small { class: usize },
-    Large { run: Run, bytes: usize },
+    Large { run: Run },
     Mapped { mapping: NonNull<Mapping>, bytes: usize },
 }
 
@@ -470,6 +478,20 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
     }
 
+    /// A block without a class, in a run that the thread keeps.
+    unsafe fn kept_run(&self, local: NonNull<Local>, layout: Layout) -> Option<NonNull<u8>> {
+        let pages = layout.size().div_ceil(PAGE);
+        if pages > LONGEST_KEPT || layout.align() > PAGE {
+            return None;
+        }
+        // SAFETY: the caller promises its own part; the run is the caller's from now on.
+        unsafe {
+            let run = Local::from_stash(local, pages)?;
+            Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
+            Some(run.start())
+        }
+    }
+
     /// A block without a class: a run of pages, or a mapping. And whether it is zero.
     fn allocate_large(&self, layout: Layout, zeroed: bool) -> Option<(NonNull<u8>, bool)> {
         let mut central = self.lock_to_grow();
@@ -485,7 +507,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         let run = central.pages.take(pages, align)?;
         // SAFETY: the run was just given.
         unsafe {
-            (*run.desc().as_ptr()).bytes = run.pages * PAGE;
             Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
         }
         Some((run.start(), run.zeroed))
@@ -513,11 +534,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             match entry {
                 LARGE if aligned => {
                     let desc = Chunk::desc(chunk, page);
-                    let pages = desc.as_ref().pages();
+                    let pages = Desc::pages(desc);
                     let run = Run { chunk, page, pages, zeroed: false };
-                    Ok(Block::Large { run, bytes: desc.as_ref().bytes })
+                    Ok(Block::Large { run })
                 }
-                DIRTY | CLEAN if aligned => Err(HeapError::DoubleFree(addr)),
+                DIRTY | CLEAN | ASIDE if aligned => Err(HeapError::DoubleFree(addr)),
                 _ => Err(HeapError::InvalidFree(addr)),
             }
         }
@@ -546,7 +567,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                         (*owner.as_ptr()).mailbox.push(parcel);
                     }
                 },
-                Block::Large { run, .. } => self.lock().pages.give(run),
+                Block::Large { run } => match local {
+                    Some(local) if run.pages <= LONGEST_KEPT => {
+                        Local::put_aside(local, run, &mut Keeper(self));
+                    }
+                    _ => self.lock().pages.give(run),
+                },
                 Block::Mapped { mapping, .. } => self.lock().pages.unmap(mapping),
             }
         }
@@ -587,7 +613,6 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             } else if !central.pages.extend(run, pages) {
                 return false;
             }
-            (*run.desc().as_ptr()).bytes = pages * PAGE;
         }
         true
     }
@@ -601,8 +626,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         unsafe { self.lock_to_grow().pages.remap(mapping, new_size) }
     }
 
-    /// The last resort: everything that is free and this thread can reach goes back to the page heap.
-    unsafe fn relieve(&self, local: NonNull<Local>) {
+    /// Everything that is free and this thread can reach goes back to the page heap.
+    unsafe fn gather(&self, local: NonNull<Local>) {
         // SAFETY: the caller promises its own part; orphans are whose who holds the lock.
         unsafe {
             let mut keeper = Keeper(self);
@@ -612,7 +637,17 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 Local::settle(local, &mut keeper);
                 self.lock().settle_orphans(&self.misuses);
             }
-            self.lock().pages.trim();
+        }
+    }
+
+    /// The last resort, for so many bytes: what is free goes back to the page heap; and from there to the backend, if that
+    /// can be enough.
+    unsafe fn relieve(&self, local: NonNull<Local>, bytes: usize) {
+        // SAFETY: the caller promises its own part.
+        unsafe { self.gather(local) };
+        let mut central = self.lock();
+        if bytes <= central.pages.source().counts().held() {
+            central.trim();
         }
     }
 
@@ -688,6 +723,15 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
                 }
             }
         }
+    }
+
+    /// Gives back what is free, and says how many bytes that was.
+    fn trim(&mut self) -> usize {
+        let given = self.pages.trim();
+        // None of the chunks that went is near any part.
+        // SAFETY: it is a part.
+        self.each_local(&mut |local| unsafe { Local::stay_near(local) });
+        given
     }
 
     /// Visits the parts that belong to no thread.
@@ -961,7 +1005,8 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             .map_or(Err(HeapError::OutOfMemory), |shared| shared.what_is(block.addr().get(), false))
         {
             Ok(Block::Small { class }) => TABLE[class].size as usize,
-            Ok(Block::Large { bytes, .. } | Block::Mapped { bytes, .. }) => bytes,
+            Ok(Block::Large { run }) => run.pages * PAGE,
+            Ok(Block::Mapped { bytes, .. }) => bytes,
             Err(_) => 0,
         }
     }
@@ -972,16 +1017,12 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
             // SAFETY: the part is this thread's.
             unsafe {
                 let _busy = Busy::new(local);
-                shared.relieve(local);
+                shared.gather(local);
             }
         }
         let mut central = shared.lock();
         central.settle_orphans(&shared.misuses);
-        let given = central.pages.trim();
-        // None of the chunks that went is near any part.
-        // SAFETY: it is a part.
-        central.each_local(&mut |local| unsafe { Local::stay_near(local) });
-        given
+        central.trim()
     }
 
     fn stats(&self) -> Stats {

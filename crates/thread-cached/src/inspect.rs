@@ -100,7 +100,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                 Pages::<B, P>::runs(chunk, &mut |run, entry| {
                     let start = run.start().addr().get();
                     match entry {
-                        LARGE => show(start, run.desc().as_ref().bytes, BlockState::Used),
+                        LARGE => show(start, run.pages * PAGE, BlockState::Used),
                         DIRTY | CLEAN => show(start, run.pages * PAGE, BlockState::Free),
                         _ => self.walk_slab(own, run, entry, &mut show),
                     }

@@ -45,13 +45,14 @@
 //! 1 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
-//! present as a whole: beyond the first 16 MiB of the heap, 32 MiB at a time, if of what was there before most serves
-//! objects of at most 8 KiB, or is present far from where its block begins; and for a block from 4 MiB on, if the last
-//! such block was filled, or if it grows and is. A heap that does so holds up to 2 MiB of a huge page that nothing has
-//! used yet, and where it guesses wrongly, 2 MiB for each place that is touched.
+//! present as a whole: beyond the first 16 MiB of the heap, 32 MiB at a time, if of the chunk before most serves objects of
+//! at most 8 KiB, or is seen to be present far from where its block begins; and for a block from 4 MiB to 1 GiB (32 MiB,
+//! if it is to be zero), if the last such block was filled and not much shorter, or if it grows and is. A heap that does so
+//! holds up to 2 MiB of a huge page that nothing has used yet, and where it guesses wrongly, 2 MiB for each place that is
+//! touched.
 //!
-//! What a thread frees of another's slabs goes home at once, but is looked at there only when its owner looks for
-//! objects, or has allocated 128. While a thread does nothing at all, it stays with it, whatever is trimmed; when it ends,
+//! What a thread frees of another's slabs goes home, but is looked at there only when its owner looks for objects, or has
+//! allocated 128. While the owner does nothing at all, what came home stays with it, whatever is trimmed; when it ends,
 //! others take it over. A thread has slabs of its own: of each class that it uses, a page at least is present.
 //!
 //! # Misuse
@@ -116,10 +117,10 @@ pub trait Design: 'static {
     /// Bytes of each class that a thread keeps at hand: at most 16 KiB up to 128 bytes, 8 KiB above, and one object of
     /// the largest ones.
     const KEPT: usize = 16 << 10;
-    /// From how many bytes on the heap grows by huge pages, where the kernel has any and it is used as a whole: a heap that
-    /// large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. Where time counts more than memory,
-    /// 1 MiB make heaps of a few MiB a seventh faster; `usize::MAX` is for never, and for pages that become present one by
-    /// one.
+    /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
+    /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. Where time
+    /// counts more than memory, 1 MiB makes heaps of a few MiB a seventh faster; `usize::MAX` is for never, and for pages
+    /// that become present one by one.
     const HUGE_FROM: usize = 16 << 20;
 }
 

@@ -36,6 +36,7 @@ use heapwright_core::HeapError;
 use self::crossing::Outgoing;
 #[cfg(test)]
 pub(crate) use self::place::divided;
+pub(crate) use self::stash::LONGEST_KEPT;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, KIND, Table, slab_entry};
 use crate::classes::{
@@ -69,6 +70,8 @@ impl Bin {
 
 /// So many objects are taken before time is looked at.
 const TICKS: i32 = 128;
+/// Taking a run counts as so many objects.
+const TICKS_OF_A_RUN: i32 = 16;
 /// So often time is looked at before a bin is.
 const TICKS_A_BIN: u8 = 4;
 
@@ -476,6 +479,16 @@ impl Local {
     }
 
     // ---- Filling a bin --------------------------------------------------------------------------
+
+    /// A run is about to be taken, which brings the time nearer when time is looked at.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn count_run(local: NonNull<Self>) {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).ticks -= TICKS_OF_A_RUN };
+    }
 
     /// Whether it is time to look at the time; then it will be again after some more objects. What came home is looked at,
     /// too, and now and then a bin.

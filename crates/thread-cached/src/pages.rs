@@ -301,9 +301,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             (*chunk.as_ptr()).used += pages as u32;
             if let Some(later) = self.huge_later
                 && run.region().end() > later.addr()
+                && chunk.addr().get() < later.addr()
             {
                 if self.is_dense(chunk) {
                     self.source.offer_huge_pages(later);
+                    (*chunk.as_ptr()).huge = true;
                 }
                 self.huge_later = None;
             }
@@ -401,7 +403,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if page + pages < all && Chunk::entry(chunk.cast(), page + pages).load(Relaxed) == kind
             {
                 let next = Chunk::desc(chunk, page + pages);
-                let size = next.as_ref().pages();
+                let size = Desc::pages(next);
                 self.index(kind).policy.remove(block_of(next, size));
                 pages += size;
             }
@@ -431,10 +433,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
             let kind = Chunk::entry(run.chunk.cast(), next).load(Relaxed);
             let desc = Chunk::desc(run.chunk, next);
-            if (kind != DIRTY && kind != CLEAN) || desc.as_ref().pages() < more {
+            if (kind != DIRTY && kind != CLEAN) || Desc::pages(desc) < more {
                 return false;
             }
-            let block = block_of(desc, desc.as_ref().pages());
+            let block = block_of(desc, Desc::pages(desc));
             let taken = self.cut(kind, block, more, 1);
             self.used += more;
             debug_assert!(taken.page == next, "what follows was taken from its start");
@@ -507,7 +509,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                         return;
                     }
                     let desc = Chunk::desc(at, page);
-                    let pages = desc.as_ref().pages();
+                    let pages = Desc::pages(desc);
                     if Chunk::entry(at.cast(), page).load(Relaxed) == DIRTY {
                         let run = Run { chunk: at, page, pages, zeroed: false };
                         self.discard(run, page..page + pages);
@@ -639,7 +641,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let mut page = chunk.as_ref().first as usize;
             while page < chunk.as_ref().pages as usize {
                 let desc = Chunk::desc(chunk, page);
-                let pages = desc.as_ref().pages();
+                let pages = Desc::pages(desc);
                 let kind = Chunk::entry(chunk.cast(), page).load(Relaxed);
                 let index = self.index(kind);
                 index.policy.remove(block_of(desc, pages));
@@ -691,7 +693,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let previous = NonNull::new(self.chunks);
         // SAFETY: one is a chunk, the other was just given.
         unsafe {
-            let dense = previous.is_some_and(|chunk| self.is_dense(chunk));
             let chunk = Chunk::make(region, size, self.chunks);
             // Chunks fill up from below: what lies above in the first one is used when the heap is that large. It stays
             // until the heap goes, as what its threads share lies in it.
@@ -703,35 +704,48 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                         Region { start: region.start.add(small), size: size - small, ..region };
                     self.small_end = huge.addr();
                     self.huge_later = (huge.size > 0).then_some(huge);
-                } else if dense {
+                } else if previous.is_some_and(|previous| self.is_dense(previous)) {
                     self.source.offer_huge_pages(region);
+                    (*chunk.as_ptr()).huge = true;
                 }
             }
             Some(chunk)
         }
     }
 
-    /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones of which what
-    /// is far from their beginnings is present. Of others each beginning would be a huge page.
+    /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones and blocks of
+    /// which what is far from their beginnings is present. Of others each beginning would be a huge page. Where that is
+    /// present anyhow, by huge pages or [by the step](Self::cut_clean), it tells nothing, and they are not believed: so a
+    /// chunk of blocks with huge pages is followed by one without, which tells anew.
     unsafe fn is_dense(&self, chunk: NonNull<Chunk>) -> bool {
-        let mut sparse = 0;
+        /// At most about so many are looked at, for each is a system call.
+        const LOOKED_AT: usize = 64;
         // SAFETY: the caller promises a chunk; the lock of the page heap is held.
-        let used = unsafe {
+        unsafe {
+            let (huge, used) = ((*chunk.as_ptr()).huge, (*chunk.as_ptr()).used as usize);
+            let (mut sparse, mut looked_at, mut filled) = (0, 0, false);
             Self::runs(chunk, &mut |run, entry| {
                 let class = (entry & KIND) as usize;
                 let length = match entry {
-                    LARGE => run.desc().as_ref().bytes,
+                    LARGE => run.pages * PAGE,
                     _ if entry > KIND && class < ALL => TABLE[class].size as usize,
                     _ => 0,
                 };
-                let far = run.start().addr().get() + length / 4 * 3;
-                if length > PAGE && !self.source.is_present(far) {
+                if length <= PAGE {
+                    return;
+                }
+                let tells = !huge && run.pages > STEP / 2;
+                // Of many, those that fill equal parts of the chunk.
+                if tells && looked_at * used <= run.page * LOOKED_AT {
+                    filled = self.source.is_present(run.start().addr().get() + length / 4 * 3);
+                    looked_at += 1;
+                }
+                if !tells || !filled {
                     sparse += run.pages;
                 }
             });
-            (*chunk.as_ptr()).used as usize
-        };
-        sparse <= used / 2
+            sparse <= used / 2
+        }
     }
 
     /// Says of the unit of an address what it is, in every table that has it: threads read old ones too.
@@ -855,7 +869,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let mut page = chunk.as_ref().first as usize;
             while page < chunk.as_ref().pages as usize {
-                let pages = Chunk::desc(chunk, page).as_ref().pages();
+                let pages = Desc::pages(Chunk::desc(chunk, page));
                 if pages == 0 {
                     return;
                 }
@@ -894,10 +908,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     } else {
                         used_here += run.pages;
                         found = found.and(ensure(desc.used(), "a run in use is marked", place));
-                        if entry == LARGE {
-                            let fits = desc.bytes <= run.pages * PAGE;
-                            found = found.and(ensure(fits, "a block lies in its run", place));
-                        }
                     }
                     previous = entry;
                 });

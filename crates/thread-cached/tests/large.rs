@@ -2,9 +2,10 @@
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use heapwright_backends::{Limited, Mmap};
-use heapwright_core::{HeapError, Strategy};
+use heapwright_core::{HeapBackend, HeapError, OutOfMemory, Region, Strategy};
 use heapwright_testkit::Rng;
 use heapwright_thread_cached::ThreadCached;
 
@@ -112,6 +113,72 @@ fn what_small_blocks_leave_goes_back_before_a_large_one_is_refused() {
         unsafe { heap.deallocate(large) }.unwrap();
         heap.check().unwrap();
     }
+}
+
+#[test]
+fn what_was_in_a_chunk_that_went_is_no_block_any_more() {
+    let heap = ThreadCached::<Limited<Mmap>>::over(Limited::over(Mmap::new(), 200 * MIB));
+    let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(layout(1000))).collect();
+    // SAFETY: in use.
+    blocks.iter().for_each(|&block| unsafe { heap.deallocate(block) }.unwrap());
+    assert!(heap.allocate(layout(150 * MIB)).is_some(), "nothing else is in use");
+    let last = blocks[blocks.len() - 1];
+    // SAFETY: any pointer is tolerated.
+    let freed = unsafe { heap.deallocate(last) };
+    assert!(matches!(freed, Err(HeapError::InvalidFree(_) | HeapError::DoubleFree(_))));
+}
+
+/// Mappings that note how much of them may have huge pages.
+struct Noting(Mmap, &'static AtomicUsize);
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Noting {
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.0.grow(size, align)
+    }
+
+    unsafe fn shrink(&mut self, region: Region) -> usize {
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.shrink(region) }
+    }
+
+    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.0.map(size, align)
+    }
+
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        self.1.fetch_add(region.size, Relaxed);
+    }
+
+    fn is_present(&self, addr: usize) -> bool {
+        self.0.is_present(addr)
+    }
+}
+
+#[test]
+fn what_is_filled_gets_huge_pages() {
+    /// Allocates blocks, and fills them if so asked; how many MiB were offered huge pages by the end.
+    fn offered(blocks: usize, size: usize, filled: bool) -> usize {
+        let offered: &'static AtomicUsize = Box::leak(Box::default());
+        let heap = ThreadCached::<Noting>::over(Noting(Mmap::new(), offered));
+        for _ in 0..blocks {
+            let block = heap.allocate(layout(size)).unwrap();
+            // SAFETY: as long as that.
+            unsafe { block.write_bytes(1, if filled { size } else { 1 }) };
+        }
+        offered.load(Relaxed) / MIB
+    }
+    assert!(offered(8 * MIB / 200, 200, true) < 1, "a small heap");
+    assert!(offered(96 * MIB / 200, 200, true) > 64, "small objects");
+    assert!(offered(96 * MIB / 200, 200, false) > 64, "each of which is touched");
+    assert!(offered(200, MIB, true) > 64, "blocks that are filled");
+    assert!(offered(200, MIB, false) < 1, "beginnings of blocks");
+    assert!(offered(20, 10 * MIB, true) > 150, "mappings that are filled");
+    assert!(offered(20, 10 * MIB, false) < 1, "beginnings of mappings");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use heapwright_core::HeapError;
 
 use super::place::Place;
 use super::{Local, NewSlab, Runs, Slabs};
-use crate::chunk::{Chunk, Desc, INSIDE, KIND};
+use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND};
 use crate::classes::{ALL, PAGE, TABLE};
 use crate::pages::Run;
 use crate::shown::Shown;
@@ -48,8 +48,13 @@ impl Local {
         }
     }
 
-    /// Keeps the run of a slab that is none any more, or gives it back; before it, those that were kept for longer.
-    pub(super) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
+    /// Keeps the run of a slab that is none any more, or of a block, or gives it back; before it, those that were kept for
+    /// longer.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, and nobody uses the run.
+    pub(crate) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
         // SAFETY: the caller promises its own part, and a run that nobody uses.
         unsafe {
             if R::AT_HAND && !Self::has_room_for(local, run.pages) {
@@ -84,6 +89,7 @@ impl Local {
         unsafe {
             // A pointer into it is refused from now on.
             Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
+            Chunk::mark(run.chunk, run.page, 1, ASIDE);
             (*local.as_ptr()).stash.put(run);
         }
     }
@@ -162,16 +168,12 @@ impl Local {
         // SAFETY: the caller promises an object that was freed.
         unsafe {
             let addr = object.addr().get();
-            let Some((chunk, page, entry)) = Self::locate_slab(local, addr, runs) else {
-                // What was known to be an object has no slab any more, since it was freed before.
-                let known = class.is_some() && Self::locate(local, addr, runs).is_some();
-                let error = if known { HeapError::DoubleFree } else { HeapError::InvalidFree };
-                return runs.misuse(error(addr));
-            };
-            if class.is_some_and(|class| class != (entry & KIND) as usize) {
-                // Its size was not the one that it was freed with.
+            // If it is of another class, its size was not the one that it was freed with.
+            let found = Self::locate_slab(local, addr, runs)
+                .filter(|(.., entry)| class.is_none_or(|class| class == (entry & KIND) as usize));
+            let Some((chunk, page, entry)) = found else {
                 return runs.misuse(HeapError::InvalidFree(addr));
-            }
+            };
             let class = (entry & KIND) as usize;
             if entry == (*local.as_ptr()).tag | class as u32 {
                 match Self::free(local, class, chunk.cast(), page, addr) {
@@ -344,7 +346,7 @@ impl Local {
         unsafe {
             let chunk = Self::chunk(slab);
             let page = Chunk::page_of(chunk, slab);
-            Run { chunk, page, pages: slab.as_ref().pages(), zeroed: false }
+            Run { chunk, page, pages: Desc::pages(slab), zeroed: false }
         }
     }
 

@@ -1,14 +1,16 @@
-//! Runs that a part keeps, so that classes that come and go do not take and give runs all the time, and where they only
-//! come, or only go, do so by several at a time: the lock is taken once for them.
+//! Runs that a part keeps, so that classes and blocks that come and go do not take and give runs all the time, and where
+//! they only come, or only go, do so by several at a time: the lock is taken once for them.
 
 use crate::pages::Run;
 
 /// How many pages a part keeps.
 const STASH: usize = 16;
+/// The most pages of a block whose run is kept.
+pub(crate) const LONGEST_KEPT: usize = STASH / 2;
 /// How many pages it takes at a time, at most.
 const AHEAD: usize = STASH / 4;
 
-/// Runs that no slab needs, for the next one that does.
+/// Runs that nothing needs, for the next that does.
 pub(super) struct Stash {
     runs: [Option<Run>; STASH],
     /// How many runs there are, and their pages.

@@ -39,8 +39,12 @@ pub(crate) struct Mapping {
 pub(crate) const BEFORE_BLOCK: usize = 64;
 /// The least distance of the block from the start of the mapping.
 const FRONT: usize = 4096;
-/// Longer ones that are to be zero get their zeros from the kernel, page by page as they are touched, which may be here and
-/// there only; shorter ones are cleared, which costs less than to fault them in again.
+/// Longer blocks have no huge pages, unless they are seen to grow: they may be touched here and there only.
+const MOST_HUGE: usize = 1 << 30;
+/// So much longer than one that was filled, a block may well be filled too.
+const LIKE: usize = 8;
+/// Longer ones that are to be zero get their zeros from the kernel as they are touched, which may be here and there only;
+/// shorter ones are cleared if most of them is present, which costs less than to fault them in again.
 const MOST_CLEARED: usize = 32 << 20;
 /// What the kernel makes huge pages of.
 pub(super) const HUGE: usize = 2 << 20;
@@ -90,14 +94,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if self.shift == 0 || bytes.checked_add(front)? > isize::MAX as usize {
             return None;
         }
-        if let Some(block) = self.take_spare(bytes, front) {
-            let discarded = zeroed && bytes > MOST_CLEARED && {
-                // SAFETY: the block is the caller's from now on, and nothing in it is to be kept.
-                unsafe { self.source.discard(Region { start: block, size: bytes, zeroed: false }) }
-            };
-            return Some((block, discarded));
+        if let Some(taken) = self.take_spare(bytes, front, zeroed) {
+            return Some(taken);
         }
-        let filled = self.last_is_filled();
+        let most = if zeroed { MOST_CLEARED } else { MOST_HUGE };
+        let filled = bytes <= most && self.last_is_filled(bytes);
         let (block, region) = self.fresh(bytes, front, or_grow)?;
         self.exchange(pages(bytes));
         // SAFETY: just given.
@@ -146,20 +147,25 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Whether the newest block that has a mapping of its own seems to have been filled; else the newest spare.
-    fn last_is_filled(&self) -> bool {
+    /// Whether the newest block that has a mapping of its own, or else the newest spare, seems to have been filled, and is
+    /// not much shorter than one of `bytes`.
+    fn last_is_filled(&self, bytes: usize) -> bool {
         let last = if self.mappings.is_null() { self.spares.first } else { self.mappings };
         // SAFETY: both lists lead through mappings.
-        NonNull::new(last).is_some_and(|last| unsafe { self.is_filled(last) })
+        NonNull::new(last).is_some_and(|last| unsafe { self.is_filled(last, bytes) })
     }
 
-    /// Whether a block seems to have been filled: some places in it are present.
-    unsafe fn is_filled(&self, mapping: NonNull<Mapping>) -> bool {
+    /// Whether what is left of a block seems to have been filled, for some places in it are present, and is not much shorter
+    /// than `bytes`.
+    unsafe fn is_filled(&self, mapping: NonNull<Mapping>, bytes: usize) -> bool {
         const PLACES: usize = 4;
         // SAFETY: the caller promises a mapping.
-        let (block, bytes) = unsafe { (Mapping::block(mapping), mapping.as_ref().bytes) };
-        let places = (1..=PLACES).map(|place| block.addr().get() + bytes / (PLACES + 1) * place);
-        places.into_iter().all(|place| self.source.is_present(place))
+        let (block, left) = unsafe {
+            let Mapping { bytes, touched, .. } = *mapping.as_ptr();
+            (Mapping::block(mapping), bytes.min(touched))
+        };
+        let mut places = (1..=PLACES).map(|place| block.addr().get() + left / (PLACES + 1) * place);
+        left >= bytes / LIKE && left > 0 && places.all(|place| self.source.is_present(place))
     }
 
     /// Has huge pages for as many of a region as lie wholly in it.
@@ -175,8 +181,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         region.addr().trailing_zeros() >= self.shift
     }
 
-    /// A block in a spare mapping: of those that have enough pages the one with the fewest, or else the one with the most.
-    fn take_spare(&mut self, bytes: usize, front: usize) -> Option<NonNull<u8>> {
+    /// A block in a spare mapping, and whether it is zero, which it is at most if it is to be: of those that have enough
+    /// pages the one with the fewest, or else the one with the most.
+    fn take_spare(
+        &mut self,
+        bytes: usize,
+        front: usize,
+        zeroed: bool,
+    ) -> Option<(NonNull<u8>, bool)> {
         let mut best: Option<NonNull<Mapping>> = None;
         let mut spare = self.spares.first;
         // SAFETY: the list leads through spares. The best of them is one, and serves nothing.
@@ -203,11 +215,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if region.size < bytes + front {
                 region = self.source.resize(region, bytes + front, false)?;
             }
+            let filled = touched < bytes && bytes <= MOST_HUGE && self.is_filled(best, bytes);
             self.remove_spare(best);
+            if filled {
+                self.offer_huge_pages_of(region);
+            }
+            let much = bytes > MOST_CLEARED || touched < bytes / 2;
+            let all = Region { start: block, size: bytes, zeroed: false };
+            let zero = zeroed && much && self.source.discard(all);
             if touched < bytes {
-                if self.last_is_filled() {
-                    self.offer_huge_pages_of(region);
-                }
                 self.exchange(pages(bytes - touched));
                 touched = bytes;
             } else if touched - bytes > bytes / 4 {
@@ -218,7 +234,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             }
             self.link(block, region, bytes, touched);
-            Some(block)
+            Some((block, zero))
         }
     }
 
@@ -401,7 +417,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let all = new_bytes.checked_add(front)?.checked_next_multiple_of(HUGE)?;
             let too_short = new_bytes + front > region.size;
             let too_long = all < region.size && new_bytes < bytes && self.is_aligned(region);
-            let filled = too_short && self.is_filled(mapping);
+            let filled = too_short && self.is_filled(mapping, bytes);
             if too_short || too_long {
                 match self.source.resize(region, all, false) {
                     Some(resized) => region = resized,
