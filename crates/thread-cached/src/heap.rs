@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicPtr, AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     compiler_fence,
 };
 
@@ -567,12 +567,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                         (*owner.as_ptr()).mailbox.push(parcel);
                     }
                 },
-                Block::Large { run } => match local {
-                    Some(local) if run.pages <= LONGEST_KEPT => {
-                        Local::put_aside(local, run, &mut Keeper(self));
+                Block::Large { run } => {
+                    // Of two threads that free it at once, one is told.
+                    let entry = Chunk::entry(run.chunk.cast(), run.page);
+                    let freed = entry.compare_exchange(LARGE, ASIDE, AcqRel, Relaxed);
+                    freed.map_err(|_| HeapError::DoubleFree(addr))?;
+                    let run = Run { pages: Desc::pages(run.desc()), ..run };
+                    match local {
+                        Some(local) if run.pages <= LONGEST_KEPT => {
+                            Local::put_aside(local, run, &mut Keeper(self));
+                        }
+                        _ => self.lock().pages.give(run),
                     }
-                    _ => self.lock().pages.give(run),
-                },
+                }
                 Block::Mapped { mapping, .. } => self.lock().pages.unmap(mapping),
             }
         }
@@ -606,8 +613,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             return true;
         }
         let mut central = self.lock();
-        // SAFETY: the run is that of a large block in use, which the caller was given.
+        // SAFETY: the run is that of a large block in use, which the caller was given; if it was freed meanwhile, it is not
+        // touched.
         unsafe {
+            if Chunk::entry(run.chunk.cast(), run.page).load(Relaxed) != LARGE {
+                return false;
+            }
             if pages < run.pages {
                 central.pages.cut_end(run, pages);
             } else if !central.pages.extend(run, pages) {
@@ -640,14 +651,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
     }
 
-    /// The last resort, for so many bytes: what is free goes back to the page heap; and from there to the backend, if that
-    /// can be enough.
+    /// The last resort, for so many bytes: what is free goes back to the page heap, and from there to the backend, unless no
+    /// machine has as much.
     unsafe fn relieve(&self, local: NonNull<Local>, bytes: usize) {
+        const BEYOND_ALL: usize = 1 << 46;
         // SAFETY: the caller promises its own part.
         unsafe { self.gather(local) };
-        let mut central = self.lock();
-        if bytes <= central.pages.source().counts().held() {
-            central.trim();
+        if bytes < BEYOND_ALL {
+            self.lock().trim();
         }
     }
 

@@ -26,7 +26,7 @@ use heapwright_core::{
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
 use self::mapped::{HUGE, Spares};
 use crate::chunk::{
-    CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, KIND, LARGE, Table, block_of, desc_of,
+    ASIDE, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, KIND, LARGE, Table, block_of, desc_of,
 };
 use crate::classes::{ALL, PAGE, TABLE};
 
@@ -377,9 +377,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(crate) unsafe fn give(&mut self, run: Run) {
         // SAFETY: the caller promises the run.
         unsafe {
-            // A pointer into it is refused from now on. Of a large block only the first page says what it is.
-            let large = Chunk::entry(run.chunk.cast(), run.page).load(Relaxed) == LARGE;
-            Chunk::mark(run.chunk, run.page, if large { 1 } else { run.pages }, DIRTY);
+            // A pointer into it is refused from now on. Of a slab each page says what it is, of others only the first.
+            let first = Chunk::entry(run.chunk.cast(), run.page).load(Relaxed);
+            let told = if matches!(first, LARGE | ASIDE) { 1 } else { run.pages };
+            Chunk::mark(run.chunk, run.page, told, DIRTY);
             (*run.chunk.as_ptr()).used -= run.pages as u32;
             self.used -= run.pages;
             self.put(DIRTY, run.chunk, run.page, run.pages);
@@ -736,7 +737,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
                 let tells = !huge && run.pages > STEP / 2;
                 // Of many, those that fill equal parts of the chunk.
-                if tells && looked_at * used <= run.page * LOOKED_AT {
+                let due = looked_at * used <= run.page * LOOKED_AT;
+                if tells && due && looked_at < LOOKED_AT {
                     filled = self.source.is_present(run.start().addr().get() + length / 4 * 3);
                     looked_at += 1;
                 }
@@ -744,7 +746,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     sparse += run.pages;
                 }
             });
-            sparse <= used / 2
+            used > 0 && sparse <= used / 2
         }
     }
 

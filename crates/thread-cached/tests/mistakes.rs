@@ -269,3 +269,29 @@ fn no_more_parcels_are_at_hand_than_are_kept() {
     let stats = heap.stats();
     assert_eq!((stats.live_blocks, stats.cached_blocks), (0, 0), "{stats:?}");
 }
+
+#[test]
+fn a_large_block_that_two_threads_free_at_once_is_freed_by_one() {
+    let heap = &<ThreadCached>::new();
+    for size in [40_000, 200_000] {
+        let (to_us, from_thread) = mpsc::sync_channel(0);
+        let (to_thread, from_us) = mpsc::sync_channel::<Sent>(0);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for Sent(block) in from_us {
+                    // SAFETY: any pointer is tolerated.
+                    to_us.send(unsafe { heap.deallocate(block) }.is_ok()).unwrap();
+                }
+            });
+            for _ in 0..2000 {
+                let block = heap.allocate(layout(size)).unwrap();
+                to_thread.send(Sent(block)).unwrap();
+                // SAFETY: as above.
+                let ours = unsafe { heap.deallocate(block) }.is_ok();
+                assert_ne!(ours, from_thread.recv().unwrap(), "one of them frees it");
+            }
+            drop(to_thread);
+        });
+        heap.check().unwrap();
+    }
+}

@@ -12,10 +12,10 @@ use heapwright_thread_cached::ThreadCached;
 /// How much may be there still.
 const SLACK: usize = 16 << 20;
 
-/// Exactly; other files of the kernel's are off by what each processor has not counted yet.
+/// Of what is no file's, exactly; other files of the kernel's are off by what each processor has not counted yet.
 fn resident() -> usize {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").expect("the kernel tells");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line");
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
     let kibibytes = line.trim().strip_suffix(" kB").and_then(|it| it.parse::<usize>().ok());
     kibibytes.expect("a number") << 10
 }
@@ -152,7 +152,7 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
     };
 
     let at_the_peak = peak(&heap);
-    assert!(heap.trim() > 128 << 20, "it says what it gave back");
+    assert!(heap.trim() > 64 << 20, "it says what it gave back");
     is_back("after a trim", at_the_peak);
 
     let at_the_peak = peak(&heap);

@@ -222,7 +222,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
             let much = bytes > MOST_CLEARED || touched < bytes / 2;
             let all = Region { start: block, size: bytes, zeroed: false };
-            let zero = zeroed && much && self.source.discard(all);
+            // Only whole pages of the kernel become zero.
+            let whole = (block.addr().get() | bytes).is_multiple_of(self.source.page_size());
+            let zero = zeroed && much && whole && self.source.discard(all);
             if touched < bytes {
                 self.exchange(pages(bytes - touched));
                 touched = bytes;
