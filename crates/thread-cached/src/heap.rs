@@ -201,19 +201,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
             // SAFETY: the part is this thread's.
             Some(class) => unsafe {
-                if Local::is_time(local, keeper) {
-                    shared.pass_time(local);
-                }
                 let object = Local::take(local, class)
                     .or_else(|| Local::refill(local, class, D::CHECKED, keeper));
                 object.map(|object| (object, false))
             },
             // SAFETY: as above.
             None => unsafe {
-                Local::count_run(local);
-                if Local::is_time(local, keeper) {
-                    shared.pass_time(local);
-                }
                 if let Some(block) = shared.kept_run(local, layout) {
                     return Some((block, false));
                 }
@@ -224,6 +217,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         // SAFETY: the part is this thread's.
         unsafe {
             let _busy = Busy::new(local);
+            if class.is_none() {
+                Local::count_run(local);
+            }
+            if Local::is_time(local, &mut keeper) {
+                shared.pass_time(local);
+            }
             serve(&mut keeper).or_else(|| {
                 shared.relieve(local, layout.size());
                 serve(&mut keeper)
