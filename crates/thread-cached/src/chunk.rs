@@ -8,9 +8,10 @@
 //! Invariants:
 //!
 //! * an entry is that of a slab (its class and its owner's number) for every page of a slab, and for no other page;
-//!   [`LARGE`] for the first page of a large block, and for no other; [`DIRTY`] or [`CLEAN`] for the first and the last
-//!   page of a free run, and never for those of a run in use; pages between them, and the last one if it is the
-//!   chunk's, have any of these kinds but [`LARGE`], or zero, which no pages have that are the head's;
+//!   [`LARGE`] for the first page of a large block, and [`ASIDE`] for that of a run that a thread keeps, and for no
+//!   other; [`DIRTY`] or [`CLEAN`] for the first and the last page of a free run, and never for those of a run in use;
+//!   pages between them, and the last one if it is the chunk's, have any of the kinds but [`LARGE`] and [`ASIDE`], or
+//!   zero, which no pages have that are the head's;
 //! * runs follow each other without a gap; the header of each head's descriptor has its size; behind the last one
 //!   stands a header of zero.
 
@@ -19,7 +20,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 use heapwright_core::{FreeBlock, Region};
 
-use crate::classes::{PAGE, PAGE_SHIFT};
+use crate::classes::{ALL, PAGE, PAGE_SHIFT};
 use crate::local::Local;
 use crate::pages::{BEFORE_BLOCK, Mapping};
 use crate::shown::Shown;
@@ -43,6 +44,12 @@ pub(crate) const CLEAN: Entry = 0xF3;
 /// The entry of the pages of a slab.
 pub(crate) const fn slab_entry(class: usize, owner: u32) -> Entry {
     (owner << 8) | class as u32
+}
+
+/// The class of a slab, by the entry of its pages; none for any other entry.
+pub(crate) fn slab_class(entry: Entry) -> Option<usize> {
+    let class = (entry & KIND) as usize;
+    (entry > KIND && class < ALL).then_some(class)
 }
 
 /// The length of a descriptor in bytes: what a page is in the eyes of a policy.

@@ -10,7 +10,7 @@ use heapwright_core::{BlockInfo, BlockState, Broken, HeapBackend, Policy, Stats,
 use lock_api::RawMutex;
 
 use crate::Design;
-use crate::chunk::{CLEAN, DIRTY, Entry, KIND, LARGE, WORDS};
+use crate::chunk::{CLEAN, DIRTY, Entry, KIND, LARGE, WORDS, slab_class};
 use crate::classes::{ALL, PAGE, PARCELS, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
@@ -167,7 +167,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             // SAFETY: the lock is held.
             unsafe {
                 Pages::<B, P>::runs(chunk, &mut |run, entry| {
-                    if found.is_ok() && ((entry & KIND) as usize) < ALL && entry > KIND {
+                    if found.is_ok() && slab_class(entry).is_some() {
                         found = self.check_slab(run, entry, own);
                     }
                 });

@@ -38,7 +38,7 @@ use self::crossing::Outgoing;
 pub(crate) use self::place::divided;
 pub(crate) use self::stash::LONGEST_KEPT;
 use self::stash::Stash;
-use crate::chunk::{Chunk, Desc, Entry, KIND, Table, slab_entry};
+use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
     ALL, CLASSES, Class, FEW, GRANULES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE, class_looked_up,
 };
@@ -754,8 +754,7 @@ impl Local {
         unsafe {
             let (chunk, page) = Self::locate(local, addr, runs)?;
             let entry = Chunk::entry(chunk, page).load(Relaxed);
-            let slab = entry > KIND && ((entry & KIND) as usize) < ALL;
-            slab.then_some((chunk, page, entry))
+            slab_class(entry).map(|_| (chunk, page, entry))
         }
     }
 

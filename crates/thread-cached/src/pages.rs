@@ -26,9 +26,10 @@ use heapwright_core::{
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
 use self::mapped::{HUGE, Spares};
 use crate::chunk::{
-    ASIDE, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, KIND, LARGE, Table, block_of, desc_of,
+    ASIDE, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, LARGE, Table, block_of, desc_of,
+    slab_class,
 };
-use crate::classes::{ALL, PAGE, TABLE};
+use crate::classes::{PAGE, TABLE};
 
 /// The binary logarithm of the length of a chunk, where the backend has that much.
 const CHUNK_SHIFT: u32 = 25;
@@ -100,8 +101,6 @@ pub(crate) struct Pages<B, P> {
     pub(crate) table: *mut Table,
     /// The binary logarithm of the length of chunks; zero before the first.
     shift: u32,
-    /// The most pages that a run may have.
-    longest: usize,
     /// Pages that serve something.
     used: usize,
     /// Those of blocks with mappings of their own.
@@ -139,7 +138,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             spares: Spares::NONE,
             table: ptr::null_mut(),
             shift: 0,
-            longest: Chunk::room(CHUNK_SHIFT),
             used: 0,
             mapped_pages: 0,
             idle: 0,
@@ -165,7 +163,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// The most pages that a run may have.
     pub(crate) fn longest(&self) -> usize {
-        self.longest
+        const LONGEST: usize = Chunk::room(CHUNK_SHIFT);
+        match self.shift {
+            0 | CHUNK_SHIFT => LONGEST,
+            shift => Chunk::room(shift),
+        }
     }
 
     fn index(&mut self, kind: Entry) -> &mut Index<P> {
@@ -690,7 +692,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let size = 1_usize << shift;
         let region = self.source.grow(size, size).ok()?;
         self.shift = shift;
-        self.longest = Chunk::room(shift);
         let previous = NonNull::new(self.chunks);
         // SAFETY: one is a chunk, the other was just given.
         unsafe {
@@ -726,11 +727,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let (huge, used) = ((*chunk.as_ptr()).huge, (*chunk.as_ptr()).used as usize);
             let (mut sparse, mut looked_at, mut filled) = (0, 0, false);
             Self::runs(chunk, &mut |run, entry| {
-                let class = (entry & KIND) as usize;
                 let length = match entry {
                     LARGE => run.pages * PAGE,
-                    _ if entry > KIND && class < ALL => TABLE[class].size as usize,
-                    _ => 0,
+                    _ => slab_class(entry).map_or(0, |class| TABLE[class].size as usize),
                 };
                 if length <= PAGE {
                     return;

@@ -65,7 +65,7 @@ fn of_beginnings(count: usize, size: usize) -> usize {
         // SAFETY: the block is that long.
         unsafe { heap.allocate(layout).expect("memory").write(1) };
     }
-    resident() - start
+    resident().saturating_sub(start)
 }
 
 /// What blocks that are to be zero make resident, one after the other, where one was that was filled.

@@ -265,11 +265,10 @@ impl Local {
             (*desc).listed = true;
             (*desc).next = ptr::null_mut();
             (*desc).previous = (*slabs).last;
-            let link = match NonNull::new((*slabs).last) {
-                Some(last) => &raw mut (*last.as_ptr()).next,
-                None => &raw mut (*slabs).first,
-            };
-            *link = desc;
+            match NonNull::new((*slabs).last) {
+                Some(last) => (*last.as_ptr()).next = desc,
+                None => (*slabs).first = desc,
+            }
             (*slabs).last = desc;
         }
     }
@@ -280,16 +279,14 @@ impl Local {
             let desc = slab.as_ptr();
             (*desc).listed = false;
             let (previous, next) = ((*desc).previous, (*desc).next);
-            let link = match NonNull::new(previous) {
-                Some(previous) => &raw mut (*previous.as_ptr()).next,
-                None => &raw mut (*slabs).first,
-            };
-            *link = next;
-            let link = match NonNull::new(next) {
-                Some(next) => &raw mut (*next.as_ptr()).previous,
-                None => &raw mut (*slabs).last,
-            };
-            *link = previous;
+            match NonNull::new(previous) {
+                Some(previous) => (*previous.as_ptr()).next = next,
+                None => (*slabs).first = next,
+            }
+            match NonNull::new(next) {
+                Some(next) => (*next.as_ptr()).previous = previous,
+                None => (*slabs).last = previous,
+            }
         }
     }
 
