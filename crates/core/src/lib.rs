@@ -116,6 +116,7 @@
 #![no_std]
 
 mod backend;
+mod barrier;
 mod block;
 mod error;
 #[doc(hidden)]
@@ -132,6 +133,7 @@ mod stats;
 mod strategy;
 
 pub use backend::{HeapBackend, Region};
+pub use barrier::barrier_for_all;
 pub use block::{Encoded, FreeBlock, GRANULE, Link, LinkCode, Plain, Request};
 pub use error::{Broken, HeapError, OutOfMemory, ensure};
 pub use heap::Heap;

@@ -5,14 +5,13 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicPtr, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
-    compiler_fence,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use heapwright_backends::Mmap;
 use heapwright_core::{
     BlockInfo, Broken, FutexMutex, GRANULE, HeapBackend, HeapError, Limits, New, Parts, Stats,
-    Strategy, faces, misuse,
+    Strategy, barrier_for_all, faces, misuse,
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
@@ -21,9 +20,9 @@ use crate::classes::{
     CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
 };
 use crate::local::{self, LONGEST_KEPT, Local, NewSlab, Runs};
-use crate::mailbox::Parcel;
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
 use crate::registry::{self, Member, NOBODY};
+use crate::turn::Turn;
 use crate::{Design, General, slot};
 
 /// Per-thread caches over slabs over runs of pages, from the backend `B`, with the lock `L` for what threads share,
@@ -51,6 +50,8 @@ unsafe impl<B: HeapBackend + Send, L: RawMutex + Send, D: Design> Send for Threa
 pub(crate) struct Shared<B, L, D: Design> {
     member: Member,
     central: Mutex<L, Central<B, D::Runs>>,
+    /// Held by who visits parts of others; taken before the page heap's.
+    visitors: Mutex<L, ()>,
     /// The newest table of what addresses are.
     table: AtomicPtr<Table>,
     /// When to look at the clock with the lock, in milliseconds.
@@ -113,6 +114,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         slot::last(shared.member.heap).or_else(|| slot::find(shared.member.heap))
     }
 
+    /// What all share, and this thread's part if it has one, to be looked at: nobody visits it meanwhile.
+    fn looked_at(&self) -> Option<LookedAt<'_, B, L, D>> {
+        let shared = self.shared()?;
+        let own = self.own(shared);
+        // SAFETY: the part is this thread's.
+        Some((shared, own, own.map(|local| unsafe { shared.turn(local) })))
+    }
+
     /// This thread's part, which it may not have yet, and what all share.
     fn attach(&self) -> Option<Attached<'_, B, L, D>> {
         let shared = match self.shared() {
@@ -152,6 +161,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 member: Member::new(Shared::<B, L, D>::retire),
                 table: AtomicPtr::new(central.pages.table),
                 central: Mutex::from_raw(L::INIT, central),
+                visitors: Mutex::from_raw(L::INIT, ()),
                 next_decay: AtomicU64::new(0),
                 misuses: AtomicUsize::new(0),
             });
@@ -196,7 +206,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             return None;
         }
         let (local, shared) = self.attach()?;
-        let mut keeper = Keeper(shared);
+        let mut keeper = shared.keeper();
         let class = class_for(layout.size(), layout.align());
         let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
             // SAFETY: the part is this thread's.
@@ -216,7 +226,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         };
         // SAFETY: the part is this thread's.
         unsafe {
-            let _busy = Busy::new(local);
+            let _busy = shared.turn(local);
             if class.is_none() {
                 Local::count_run(local);
             }
@@ -405,6 +415,8 @@ const MOST_BINS: usize = 16;
 
 /// A thread's part, and what all share.
 type Attached<'a, B, L, D> = (NonNull<Local>, &'a Shared<B, L, D>);
+/// What all share, a thread's part, and its turn there.
+type LookedAt<'a, B, L, D> = (&'a Shared<B, L, D>, Option<NonNull<Local>>, Option<Busy<'a>>);
 
 /// Whether an object of a medium size that is shrunk stays where it is: less than half of it is given up, which is
 /// worth no copy. Its size then has another class, but sizes so large are not believed when blocks are freed.
@@ -421,26 +433,17 @@ pub(crate) enum Block {
     Mapped { mapping: NonNull<Mapping>, bytes: usize },
 }
 
-/// A part is in the middle of something, for as long as this lives: a signal handler then looks at nothing.
-struct Busy(NonNull<Local>);
+/// The owner's turn at its part, for as long as this lives.
+struct Busy<'a>(&'a Turn);
 
-impl Busy {
-    unsafe fn new(local: NonNull<Local>) -> Self {
-        // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).busy = true };
-        // For a signal handler in this thread, and for a fork in another.
-        compiler_fence(SeqCst);
-        Self(local)
-    }
-}
-
-impl Drop for Busy {
+impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        compiler_fence(SeqCst);
-        // SAFETY: parts live as long as their heap.
-        unsafe { (*self.0.as_ptr()).busy = false };
+        self.0.end();
     }
 }
+
+/// How many parcels a visitor takes in at a time: some milliseconds of work.
+const PARCELS_A_VISIT: usize = 2048;
 
 impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, L, Central<B, D::Runs>> {
@@ -452,6 +455,23 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         Growing { table: &self.table, central: self.lock() }
     }
 
+    /// A thread's way to the page heap.
+    fn keeper(&self) -> Keeper<'_, B, L, D> {
+        Keeper(self)
+    }
+
+    /// The turn of this thread at its part. Whoever visits that goes first.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, which has no turn yet, nor a lock.
+    unsafe fn turn(&self, local: NonNull<Local>) -> Busy<'_> {
+        // SAFETY: parts live as long as their heap.
+        let turn = unsafe { &(*local.as_ptr()).turn };
+        turn.begin(|| drop(self.visitors.lock()));
+        Busy(turn)
+    }
+
     /// Looks at the clock, and lets pages decay.
     unsafe fn pass_time(&self, local: NonNull<Local>) {
         let now = crate::pages::now();
@@ -460,10 +480,76 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
         self.next_decay.store(now + crate::pages::DECAY, Relaxed);
         // SAFETY: the part is this thread's.
-        unsafe { Local::send(local, &mut Keeper(self)) };
+        unsafe { Local::send(local, &mut self.keeper()) };
+        let mut sleepers = false;
         if let Some(mut central) = self.central.try_lock() {
             central.pages.decay();
+            // SAFETY: what is in the list is a part.
+            central.each_local(&mut |part| unsafe {
+                sleepers |= !(*part.as_ptr()).orphan && Local::is_left_waiting(part);
+            });
         }
+        if sleepers {
+            self.visit(Some(local), false);
+        }
+    }
+
+    /// Does for threads that sleep what they would do if they did not: takes in what was left for them, and gives back their
+    /// slabs that serve nothing. Of all threads, as much as there is; or else of those for which something waits, a bounded
+    /// part of it. What they keep at hand is not touched, and who is in the middle of something does it itself.
+    fn visit(&self, own: Option<NonNull<Local>>, all: bool) {
+        if !self.lock().has_threads_beside(own) {
+            return;
+        }
+        // The first of all barriers takes long, and nobody should have to wait for it.
+        if !barrier_for_all() {
+            return;
+        }
+        let visiting = if all { Some(self.visitors.lock()) } else { self.visitors.try_lock() };
+        if visiting.is_none() {
+            return;
+        }
+        // SAFETY: what is in the list is a part, and its turn may be looked at by any thread.
+        let turn = |part: NonNull<Local>| unsafe { &(*part.as_ptr()).turn };
+        let parts = {
+            let central = self.lock();
+            central.each_local(&mut |part| {
+                // SAFETY: as above; whether it is an orphan is told by the lock.
+                let awaits = unsafe { !(*part.as_ptr()).mailbox.is_empty() };
+                if Some(part) != own && (all || awaits) {
+                    turn(part).come();
+                }
+            });
+            central.locals
+        };
+        let reached = barrier_for_all();
+        let mut visitor = Keeper::<B, L, D, false>(self);
+        // Parts that were made meanwhile are in front of these.
+        let mut next = parts;
+        while let Some(part) = NonNull::new(next) {
+            // SAFETY: the list leads through parts. The owner of a part that is visited and not busy waits before it
+            // touches anything that is touched here, and before it ends.
+            unsafe {
+                next = (*part.as_ptr()).next;
+                if !turn(part).is_visited() {
+                    continue;
+                }
+                // In this order: the owner may just have ended.
+                if reached && !turn(part).is_busy() && !self.is_orphan(part) {
+                    let parcels = if all { usize::MAX } else { PARCELS_A_VISIT };
+                    Local::receive_some(part, parcels, &mut visitor);
+                    Local::settle(part, &mut visitor);
+                }
+                turn(part).go();
+            }
+        }
+    }
+
+    /// Whether a part belongs to no thread.
+    unsafe fn is_orphan(&self, part: NonNull<Local>) -> bool {
+        let _central = self.lock();
+        // SAFETY: the caller promises a part, and this is under the lock.
+        unsafe { (*part.as_ptr()).orphan }
     }
 
     /// Before the heap grows by a run of so many pages, bins that hold more than they need give some back.
@@ -473,7 +559,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 return;
             }
             // SAFETY: the caller promises its own part, of which nothing is being flushed.
-            unsafe { Local::shrink_a_bin(local, &mut Keeper(self)) };
+            unsafe { Local::shrink_a_bin(local, &mut self.keeper()) };
         }
     }
 
@@ -552,18 +638,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         // SAFETY: the caller promises its own part. What is freed is verified as far as the design says, and exactly
         // where it is written to.
         unsafe {
-            let _busy = local.map(|local| Busy::new(local));
+            let _busy = local.map(|local| self.turn(local));
             let addr = block.addr().get();
             match self.what_is(addr, D::CHECKED || local.is_none())? {
                 Block::Small { class } => match local {
                     Some(local) => self.free_small(local, class, block)?,
                     None => {
-                        // Any object is long enough to be sent as it is.
-                        let owner = Local::owner(self.table.load(Acquire), block.as_ptr());
-                        let parcel = block.cast::<Parcel>();
-                        (*parcel.as_ptr()).count = 0;
-                        let owner = owner.ok_or(HeapError::InvalidFree(addr))?;
-                        (*owner.as_ptr()).mailbox.push(parcel);
+                        let table = self.table.load(Acquire);
+                        Local::post(table, block).ok_or(HeapError::InvalidFree(addr))?;
                     }
                 },
                 Block::Large { run } => {
@@ -574,7 +656,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                     let run = Run { pages: Desc::pages(run.desc()), ..run };
                     match local {
                         Some(local) if run.pages <= LONGEST_KEPT => {
-                            Local::put_aside(local, run, &mut Keeper(self));
+                            Local::put_aside(local, run, &mut self.keeper());
                         }
                         _ => self.lock().pages.give(run),
                     }
@@ -591,7 +673,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         class: usize,
         block: NonNull<u8>,
     ) -> Result<(), HeapError> {
-        let mut keeper = Keeper(self);
+        let mut keeper = self.keeper();
         // SAFETY: the caller promises its own part, and an object of that class.
         unsafe {
             if Local::own_class(local, block.addr().get()) != Some(class) {
@@ -636,15 +718,17 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         unsafe { self.lock_to_grow().pages.remap(mapping, new_size) }
     }
 
-    /// Everything that is free and this thread can reach goes back to the page heap.
+    /// Everything that is free and this thread can reach goes back to the page heap: all but what others keep at hand, or
+    /// are in the middle of.
     unsafe fn gather(&self, local: NonNull<Local>) {
         // SAFETY: the caller promises its own part; orphans are whose who holds the lock.
         unsafe {
-            let mut keeper = Keeper(self);
+            let mut keeper = self.keeper();
             // What orphans had of ours is home in the second round.
             for _ in 0..2 {
                 Local::flush_all(local, &mut keeper);
                 Local::settle(local, &mut keeper);
+                self.visit(Some(local), true);
                 self.lock().settle_orphans(&self.misuses);
             }
         }
@@ -670,7 +754,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         // SAFETY: the caller promises both; the member is the first field of what threads share.
         unsafe {
             let shared = member.cast::<Self>().as_ref();
-            let mut keeper = Keeper(shared);
+            let _busy = shared.turn(local);
+            let mut keeper = shared.keeper();
             Local::flush_all(local, &mut keeper);
             Local::settle(local, &mut keeper);
             let mut central = shared.lock();
@@ -713,6 +798,11 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         }
     }
 
+    /// Whether there are parts of other threads than that of this one.
+    fn has_threads_beside(&self, own: Option<NonNull<Local>>) -> bool {
+        self.owners as usize - self.orphans > usize::from(own.is_some())
+    }
+
     /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon.
     /// A part that its thread was in the middle of is lost.
     #[cold]
@@ -724,7 +814,7 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
             unsafe {
                 let part = here.as_ptr();
                 local = (*part).next;
-                if here != own && !(*part).orphan && !(*part).busy {
+                if here != own && !(*part).orphan && !(*part).turn.is_busy() {
                     let mut caretaker = Caretaker { pages: &mut self.pages, misuses };
                     Local::flush_all(here, &mut caretaker);
                     Local::settle(here, &mut caretaker);
@@ -772,7 +862,6 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
                     // What goes on from here may go to an orphan that was settled already.
                     mail |= !(*orphan.as_ptr()).mailbox.is_empty();
                     Local::receive(orphan, &mut caretaker);
-                    Local::send(orphan, &mut caretaker);
                     Local::settle(orphan, &mut caretaker);
                 }
                 false
@@ -809,14 +898,17 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Drop for Growing<'_, B, L, D> {
     }
 }
 
-/// A thread's way to the page heap: the lock is taken when it is needed.
-pub(crate) struct Keeper<'a, B, L, D: Design>(pub(crate) &'a Shared<B, L, D>);
+/// A thread's way to the page heap from its own part, or from one that it visits: the lock is taken when it is needed.
+struct Keeper<'a, B, L, D: Design, const OWNS: bool = true>(&'a Shared<B, L, D>);
 
-impl<B: HeapBackend, L: RawMutex, D: Design> Runs for Keeper<'_, B, L, D> {
-    const AT_HAND: bool = !D::CHECKED;
-    const PACKS: bool = true;
+impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'_, B, L, D, OWNS> {
+    const AT_HAND: bool = OWNS && !D::CHECKED;
+    const OWNS: bool = OWNS;
 
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab> {
+        if !OWNS {
+            return None;
+        }
         let fixed = &TABLE[class];
         let pages = usize::from(fixed.pages);
         // SAFETY: the part is this thread's.
@@ -895,7 +987,7 @@ struct Caretaker<'a, B, P> {
 
 impl<B: HeapBackend, P: heapwright_core::Policy> Runs for Caretaker<'_, B, P> {
     const AT_HAND: bool = false;
-    const PACKS: bool = false;
+    const OWNS: bool = false;
 
     fn slab(&mut self, _class: usize, _local: NonNull<Local>) -> Option<NewSlab> {
         None
@@ -1023,12 +1115,13 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
 
     fn trim(&self) -> usize {
         let Some(shared) = self.shared() else { return 0 };
-        if let Some(local) = self.own(shared) {
+        match self.own(shared) {
             // SAFETY: the part is this thread's.
-            unsafe {
-                let _busy = Busy::new(local);
+            Some(local) => unsafe {
+                let _busy = shared.turn(local);
                 shared.gather(local);
-            }
+            },
+            None => shared.visit(None, true),
         }
         let mut central = shared.lock();
         central.settle_orphans(&shared.misuses);
@@ -1037,22 +1130,21 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
 
     fn stats(&self) -> Stats {
         let mut stats =
-            self.shared().map_or_else(Stats::default, |shared| shared.stats(self.own(shared)));
+            self.looked_at().map_or_else(Stats::default, |(shared, own, _turn)| shared.stats(own));
         stats.misuses += self.misuses.load(Relaxed);
         stats
     }
 
     fn walk(&self, visit: &mut dyn FnMut(BlockInfo)) {
-        if let Some(shared) = self.shared() {
+        if let Some((shared, own, _turn)) = self.looked_at() {
             let mut central = shared.lock();
             central.settle_orphans(&shared.misuses);
-            central.walk(self.own(shared), visit);
+            central.walk(own, visit);
         }
     }
 
     fn check(&self) -> Result<(), Broken> {
-        let Some(shared) = self.shared() else { return Ok(()) };
-        shared.lock().check(self.own(shared))
+        self.looked_at().map_or(Ok(()), |(shared, own, _turn)| shared.lock().check(own))
     }
 
     fn freeze(&self) {
@@ -1060,14 +1152,14 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         core::mem::forget(self.source.lock());
         registry::freeze();
         if let Some(shared) = self.shared() {
-            core::mem::forget(shared.lock());
+            core::mem::forget((shared.visitors.lock(), shared.lock()));
         }
     }
 
     fn try_freeze(&self) -> bool {
         let busy = self.shared().is_some_and(|shared| {
             // SAFETY: the part is this thread's.
-            self.own(shared).is_some_and(|local| unsafe { (*local.as_ptr()).busy })
+            self.own(shared).is_some_and(|local| unsafe { (*local.as_ptr()).turn.is_busy() })
         });
         if busy || !registry::try_freeze() {
             return false;
@@ -1079,8 +1171,10 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
                     return true;
                 }
                 Some(shared) => {
-                    if let Some(central) = shared.central.try_lock() {
-                        core::mem::forget((source, central));
+                    if let Some(visitors) = shared.visitors.try_lock()
+                        && let Some(central) = shared.central.try_lock()
+                    {
+                        core::mem::forget((source, visitors, central));
                         return true;
                     }
                 }
@@ -1108,6 +1202,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         unsafe {
             if let Some(shared) = self.shared() {
                 shared.central.force_unlock(NonNull::dangling().read());
+                shared.visitors.force_unlock(NonNull::dangling().read());
             }
             registry::thaw();
             self.source.force_unlock(NonNull::dangling().read());

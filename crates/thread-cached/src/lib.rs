@@ -26,12 +26,13 @@
 //! | the page heap | free runs of pages of 8 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
 //! | the backend | any [`HeapBackend`]; chunks of it, and mappings for blocks from 4 MiB on | `chunk`, `pages::mapped` |
 //! | mailboxes | where threads leave what they freed for its owner | `mailbox` |
+//! | turns | who is at a thread's part: its owner, or who looks after it while that sleeps | `turn` |
 //!
 //! A block in use is an object of a slab, a run of pages, or a mapping. Which one an address is, and whether it is one
 //! at all, is told by two loads: whether its unit of the address space is a chunk, and what the page in it serves.
 //!
-//! Threads meet in mailboxes and under the lock of the page heap, when a part changes hands there: `tests/loom.rs` tries
-//! every order of that.
+//! Threads meet in mailboxes, in turns, and under the lock of the page heap, when a part changes hands there:
+//! `tests/loom.rs` tries every order of that.
 //!
 //! # Bounds
 //!
@@ -51,9 +52,12 @@
 //! holds up to 2 MiB of a huge page that nothing has used yet, and where it guesses wrongly, 2 MiB for each place that is
 //! touched.
 //!
-//! What a thread frees of another's slabs goes home, but is looked at there only when its owner looks for objects, or has
-//! allocated 128. While the owner does nothing at all, what came home stays with it, whatever is trimmed; when it ends,
-//! others take it over. A thread has slabs of its own: of each class that it uses, a page at least is present.
+//! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
+//! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a
+//! second, takes in up to 2048 parcels of 126 objects that were waiting for it since the time before, and
+//! [`trim`](heapwright_core::Strategy::trim) all there are; what the sleeper keeps at hand stays there. That needs
+//! `membarrier(2)`, of which the first call of a process takes some ten milliseconds; where there is none, what came home
+//! waits for the owner. When a thread ends, others take its slabs over. A thread has slabs of its own: of each class that it uses, a page at least is present.
 //!
 //! # Misuse
 //!
@@ -100,6 +104,7 @@ mod pages;
 mod registry;
 mod shown;
 mod slot;
+mod turn;
 
 #[allow(unused_imports, reason = "named in the documentation")]
 use heapwright_core::HeapBackend;

@@ -13,7 +13,8 @@
 //!   class, which no slab counts as free; those of an orphan are empty, and parcels at hand are of slabs of ours;
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
-//! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap.
+//! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap; and
+//!   while the owner has no turn (`turn`), a visitor touches what the fast paths do not: slabs, their lists, the stash.
 //!   Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
 
 mod crossing;
@@ -23,7 +24,7 @@ mod stash;
 
 use core::alloc::Layout;
 use core::hint;
-use core::mem::{self, offset_of};
+use core::mem;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicPtr, AtomicUsize,
@@ -45,6 +46,7 @@ use crate::classes::{
 use crate::mailbox::Mailbox;
 use crate::pages::Run;
 use crate::shown::Shown;
+use crate::turn::Turn;
 
 /// The objects of a class that are at hand.
 #[repr(C)]
@@ -94,9 +96,10 @@ const LOOKED_AT: usize = 16;
 pub(crate) trait Runs {
     /// Whether anything is kept at hand at all.
     const AT_HAND: bool;
-    /// Whether objects go home in parcels. One who looks after orphans sends them as they are: else the parcels
-    /// would have to go home too, in others, for ever.
-    const PACKS: bool;
+    /// Whether this is for the thread whose part it is. One who looks after another's part, or an orphan, touches nothing
+    /// that the owner's fast paths do, and sends on what is not the part's as it is: parcels would have to go home too, in
+    /// others, for ever.
+    const OWNS: bool;
     /// A slab for a class: one that was abandoned, already the caller's, or a new run.
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab>;
     /// Takes back the runs of slabs.
@@ -127,8 +130,8 @@ pub(crate) struct Local {
     /// Sizes up to so many granules are believed when objects are freed: those that are looked up while the heap has no
     /// other part, so that every object is of a slab of ours, and none from then on.
     believed: AtomicUsize,
-    /// Whether the owner is in the middle of something.
-    pub(crate) busy: bool,
+    /// Whether the owner is in the middle of something, or visited.
+    pub(crate) turn: Turn,
     /// Whether what came home is being given back, which may send something, after which what came home is looked at.
     receiving: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
@@ -153,6 +156,10 @@ pub(crate) struct Local {
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
+    /// How often the owner took in what came home.
+    receipts: Shown<u16>,
+    /// One more than that when something was seen to wait, or zero; under the lock of the page heap.
+    waiting: u32,
     outgoing: Outgoing,
     // Last, for they are touched as far as they are used.
     slots: [Shown<*mut u8>; SLOTS],
@@ -161,7 +168,8 @@ pub(crate) struct Local {
 /// Pages of a part.
 pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
 const _: () = assert!(PAGES <= 4, "a thread's part of a heap is small");
-const _: () = assert!(offset_of!(Local, bins) < 64);
+#[cfg(not(loom))]
+const _: () = assert!(mem::offset_of!(Local, bins) < 64);
 
 impl Local {
     /// Lays out a thread's part, with its number. Slots are written when they are used.
@@ -188,9 +196,11 @@ impl Local {
             (&raw mut (*local).tag).write(slab_entry(0, owner));
             let believed = if next.is_null() { GRANULES } else { 0 };
             (&raw mut (*local).believed).write(AtomicUsize::new(believed));
-            (&raw mut (*local).busy).write(false);
+            (&raw mut (*local).turn).write(Turn::new());
             (&raw mut (*local).receiving).write(false);
             (&raw mut (*local).orphan).write(false);
+            (&raw mut (*local).receipts).write(Shown::new(0));
+            (&raw mut (*local).waiting).write(0);
             (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).next_bin).write(0);
@@ -738,8 +748,11 @@ impl Local {
         // SAFETY: tables live as long as the heap.
         unsafe {
             Self::find(local, addr).or_else(|| {
-                (*local.as_ptr()).table = runs.table();
-                Table::find((*local.as_ptr()).table, addr)
+                let table = runs.table();
+                if R::OWNS {
+                    (*local.as_ptr()).table = table;
+                }
+                Table::find(table, addr)
             })
         }
     }

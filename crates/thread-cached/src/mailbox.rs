@@ -2,7 +2,8 @@
 //!
 //! A stack onto which any thread pushes and of which the owner takes all at once, so that there is no ABA (R. Kent
 //! Treiber, *Systems Programming: Coping with Parallelism*, 1986). What is pushed are *parcels*, arrays of pointers, so
-//! that neither side touches the objects: one exchange for each parcel on either side.
+//! that neither side touches the objects: one exchange for each parcel on either side. A visitor in the owner's place
+//! (`turn`) takes them one by one: there is no ABA then either, since nobody else takes any out meanwhile.
 
 use core::ptr::{self, NonNull};
 
@@ -84,5 +85,23 @@ impl Mailbox {
             return ptr::null_mut();
         }
         self.top.swap(ptr::null_mut(), Acquire)
+    }
+
+    /// Takes the parcel left last, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else takes any meanwhile.
+    pub(crate) unsafe fn take_one(&self) -> Option<NonNull<Parcel>> {
+        let mut top = self.top.load(Acquire);
+        while let Some(parcel) = NonNull::new(top) {
+            // SAFETY: it stays in the stack until we take it, and is written by nobody there.
+            let next = unsafe { (*parcel.as_ptr()).next };
+            match self.top.compare_exchange_weak(top, next, Acquire, Acquire) {
+                Ok(_) => return Some(parcel),
+                Err(now) => top = now,
+            }
+        }
+        None
     }
 }

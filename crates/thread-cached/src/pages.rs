@@ -603,12 +603,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.long_idle = self.long_idle.min(self.idle);
     }
 
-    /// Discards all that is dirty, gives back chunks that serve nothing, and says how many bytes that was.
+    /// Gives back chunks that serve nothing, discards all else that is dirty, and says how many bytes that was.
     pub(crate) fn trim(&mut self) -> usize {
-        let idle = self.idle_pages();
+        let spare = self.spares.pages;
         self.give_back_all_spares();
-        self.discard_down_to(0);
-        let mut given = (idle - self.idle_pages()) * PAGE;
+        let mut given = (spare - self.spares.pages) * PAGE;
         let mut link = &raw mut self.chunks;
         // SAFETY: the list leads from chunk to chunk. A chunk without a page in use is one dirty or clean run, or
         // several; they leave the indexes first.
@@ -618,7 +617,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     link = &raw mut (*chunk.as_ptr()).next;
                     continue;
                 }
-                self.empty(chunk);
+                self.index_all(chunk, false);
                 let region = chunk.as_ref().region;
                 let next = chunk.as_ref().next;
                 self.publish(chunk.addr().get(), ptr::null_mut());
@@ -628,18 +627,20 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     *link = next;
                     given += taken;
                 } else {
-                    (*chunk.as_ptr()).region.zeroed &= self.discards;
-                    self.fill(chunk);
+                    self.publish(chunk.addr().get(), chunk.as_ptr().cast());
+                    self.index_all(chunk, true);
                     link = &raw mut (*chunk.as_ptr()).next;
                 }
             }
         }
-        given
+        let dirty = self.dirty.pages;
+        self.discard_down_to(0);
+        given + (dirty - self.dirty.pages) * PAGE
     }
 
-    /// Takes all runs of a chunk out of the indexes.
-    unsafe fn empty(&mut self, chunk: NonNull<Chunk>) {
-        // SAFETY: the caller promises a chunk of which no page is in use.
+    /// Puts all runs of a chunk into the indexes, or takes them out.
+    unsafe fn index_all(&mut self, chunk: NonNull<Chunk>, indexed: bool) {
+        // SAFETY: the caller promises a chunk of which no page is in use, and whether its runs are in the indexes.
         unsafe {
             let mut page = chunk.as_ref().first as usize;
             while page < chunk.as_ref().pages as usize {
@@ -647,8 +648,13 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let pages = Desc::pages(desc);
                 let kind = Chunk::entry(chunk.cast(), page).load(Relaxed);
                 let index = self.index(kind);
-                index.policy.remove(block_of(desc, pages));
-                index.pages -= pages;
+                if indexed {
+                    index.policy.insert(block_of(desc, pages));
+                    index.pages += pages;
+                } else {
+                    index.policy.remove(block_of(desc, pages));
+                    index.pages -= pages;
+                }
                 page += pages;
             }
         }

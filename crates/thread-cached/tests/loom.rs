@@ -1,21 +1,31 @@
 //! Every order in which threads may meet, tried by loom: `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
 //!
-//! The mailbox is the real one. What is around it, in `heap` and `local`, is modelled: the lock of the page heap, the
-//! owner of a slab, and the rule that whoever receives an object of a slab that is not its own sends it on.
+//! The mailbox is the real one, and so are turns. What is around them, in `heap` and `local`, is modelled: the locks, the
+//! owner of a slab, and the rule that whoever receives an object of a slab that is not its own sends it on; and the barrier
+//! that a visitor has all others pass, by a fence on either side.
 #![cfg(loom)]
 
 #[allow(dead_code, unreachable_pub, reason = "used in part")]
 #[path = "../src/mailbox.rs"]
 mod mailbox;
 
+#[allow(dead_code, unreachable_pub, reason = "used in part")]
+#[path = "../src/turn.rs"]
+mod turn;
+
 use std::ptr::{self, NonNull};
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use loom::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use mailbox::{Mailbox, PARCEL, Parcel};
+use turn::Turn;
 
 /// A parcel with one object, which stands for what a freed object is to its owner: its contents are the owner's once
 /// it was taken.
@@ -207,5 +217,121 @@ fn a_slab_is_adopted_while_its_objects_are_freed() {
         let home = |part: &Part| part.home.with(|home| unsafe { *home });
         assert_eq!(heap.parts.iter().map(home).sum::<usize>(), 1);
         assert!(heap.parts.iter().all(|part| part.mailbox.is_empty()));
+    });
+}
+
+/// A part that others visit.
+struct Visited {
+    part: Part,
+    turn: Turn,
+    visitors: Mutex<()>,
+    central: Mutex<Central>,
+}
+
+impl Visited {
+    fn new() -> Self {
+        let (part, turn) = (Part::new(), Turn::new());
+        Self { part, turn, visitors: Mutex::new(()), central: Mutex::new(Central::default()) }
+    }
+
+    /// `receive` in a turn of the owner's.
+    fn work(&self) {
+        self.turn.begin(|| drop(self.visitors.lock().unwrap()));
+        self.part.receive();
+        self.turn.end();
+    }
+
+    /// `visit` of another thread, which takes in two parcels at most.
+    fn visit(&self) {
+        let _visiting = self.visitors.lock().unwrap();
+        self.turn.come();
+        fence(SeqCst);
+        if !self.turn.is_busy() && !self.central.lock().unwrap().orphan {
+            for _ in 0..2 {
+                // SAFETY: it is the visitor's turn.
+                if let Some(parcel) = unsafe { self.part.mailbox.take_one() } {
+                    give_back(parcel);
+                    // SAFETY: as above.
+                    self.part.home.with_mut(|home| unsafe { *home += 1 });
+                }
+            }
+        }
+        self.turn.go();
+    }
+
+    /// Everything came home.
+    fn has(&self, count: usize) {
+        self.part.receive();
+        self.part.home.with(|home| assert_eq!(unsafe { *home }, count));
+    }
+}
+
+#[test]
+fn a_part_is_visited_while_others_push() {
+    loom::model(|| {
+        let visited = Arc::new(Visited::new());
+        let visitor = {
+            let visited = visited.clone();
+            thread::spawn(move || visited.visit())
+        };
+        let pusher = {
+            let visited = visited.clone();
+            // SAFETY: the parcels are this thread's.
+            thread::spawn(move || {
+                (0..2).for_each(|_| unsafe { visited.part.mailbox.push(freed()) })
+            })
+        };
+        visited.work();
+        pusher.join().unwrap();
+        visitor.join().unwrap();
+        visited.has(2);
+    });
+}
+
+#[test]
+fn an_owner_has_turns_while_it_is_visited() {
+    loom::model(|| {
+        let visited = Arc::new(Visited::new());
+        // SAFETY: the parcel is this thread's.
+        unsafe { visited.part.mailbox.push(freed()) };
+        let visitor = {
+            let visited = visited.clone();
+            thread::spawn(move || visited.visit())
+        };
+        visited.work();
+        visited.work();
+        visitor.join().unwrap();
+        visited.has(1);
+    });
+}
+
+#[test]
+fn a_thread_ends_while_it_is_visited() {
+    loom::model(|| {
+        let visited = Arc::new(Visited::new());
+        // SAFETY: the parcel is this thread's.
+        unsafe { visited.part.mailbox.push(freed()) };
+        let visitor = {
+            let visited = visited.clone();
+            thread::spawn(move || visited.visit())
+        };
+        // `settle_orphans` of a third thread, which looks at no turn.
+        let caretaker = {
+            let visited = visited.clone();
+            thread::spawn(move || {
+                let central = visited.central.lock().unwrap();
+                if central.orphan {
+                    visited.part.receive();
+                }
+            })
+        };
+        // `retire`.
+        visited.turn.begin(|| drop(visited.visitors.lock().unwrap()));
+        visited.part.receive();
+        visited.central.lock().unwrap().orphan = true;
+        visited.turn.end();
+        visitor.join().unwrap();
+        caretaker.join().unwrap();
+        visited.has(1);
     });
 }

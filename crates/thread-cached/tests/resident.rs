@@ -2,6 +2,8 @@
 
 use std::alloc::Layout;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use std::{env, fs, thread};
 
@@ -108,6 +110,60 @@ fn of_a_block_behind_a_filled_one(zeroed: bool) -> usize {
     resident() - start
 }
 
+/// A block that goes from the thread that asked for it to another.
+struct Given(NonNull<u8>);
+
+// SAFETY: the heap's blocks may be freed by any thread.
+unsafe impl Send for Given {}
+
+/// What four threads filled is freed by this one, while they do nothing; the most that was resident. They do nothing still
+/// when `then` is called.
+fn with_sleepers(heap: &ThreadCached, then: impl FnOnce(usize)) {
+    const BYTES: usize = 48 << 20;
+    let (give, given) = mpsc::channel();
+    let doze = Mutex::new(());
+    let dozing = doze.lock().expect("nobody panics");
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (give, doze) = (give.clone(), &doze);
+            scope.spawn(move || {
+                let (mut rng, mut blocks, mut sum) = (Rng::new(number), Vec::new(), 0);
+                while sum < BYTES {
+                    let size = 1 + rng.below(4000);
+                    let layout = Layout::from_size_align(size, 8).expect("a layout");
+                    let block = heap.allocate(layout).expect("memory");
+                    // SAFETY: the block is that long.
+                    unsafe { block.write_bytes(1, size) };
+                    blocks.push(Given(block));
+                    sum += size;
+                }
+                give.send(blocks).expect("somebody waits");
+                drop(doze.lock());
+            });
+        }
+        let blocks: Vec<_> = given.iter().take(4).collect();
+        let at_the_peak = resident();
+        for Given(block) in blocks.into_iter().flatten() {
+            // SAFETY: each is in use.
+            unsafe { heap.deallocate(block).expect("a block in use") };
+        }
+        then(at_the_peak);
+        drop(dozing);
+    });
+}
+
+/// A second in which little is done.
+fn dawdle(heap: &ThreadCached) {
+    let mut rng = Rng::new(2);
+    for _ in 0..1000 {
+        let layout = Layout::from_size_align(1 + rng.below(40_000), 8).expect("a layout");
+        let block = heap.allocate(layout).expect("memory");
+        // SAFETY: the block is in use.
+        unsafe { heap.deallocate(block).expect("a block in use") };
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Whether larger pages come to those alone that ask for them.
 fn huge_pages_are_asked_for() -> bool {
     let folder = "/sys/kernel/mm/transparent_hugepage";
@@ -156,13 +212,16 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
     is_back("after a trim", at_the_peak);
 
     let at_the_peak = peak(&heap);
-    let mut rng = Rng::new(2);
-    for _ in 0..1000 {
-        let layout = Layout::from_size_align(1 + rng.below(40_000), 8).expect("a layout");
-        let block = heap.allocate(layout).expect("memory");
-        // SAFETY: the block is in use.
-        unsafe { heap.deallocate(block).expect("a block in use") };
-        thread::sleep(Duration::from_millis(1));
-    }
+    dawdle(&heap);
     is_back("after a second in which little was done", at_the_peak);
+
+    with_sleepers(&heap, |at_the_peak| {
+        heap.trim();
+        is_back("after a trim, while those sleep whose it was", at_the_peak);
+    });
+    with_sleepers(&heap, |at_the_peak| {
+        dawdle(&heap);
+        is_back("after a second, while those sleep whose it was", at_the_peak);
+    });
+    heap.check().expect("a heap in order");
 }

@@ -155,6 +155,9 @@ impl Local {
             let addr = object.addr().get();
             let (.., entry) =
                 Self::locate_slab(local, addr, runs).ok_or(HeapError::InvalidFree(addr))?;
+            if !R::OWNS {
+                return Self::post(runs.table(), object).ok_or(HeapError::InvalidFree(addr));
+            }
             let outgoing = &(*local.as_ptr()).outgoing;
             if outgoing.ends_with(object) {
                 return Err(HeapError::DoubleFree(addr));
@@ -178,7 +181,7 @@ impl Local {
             while left > 0 {
                 let number = entries[0] & !KIND;
                 let owner = Self::owner(table, objects[0]);
-                let parcel = if R::PACKS { Self::parcel(local, runs) } else { None };
+                let parcel = if R::OWNS { Self::parcel(local, runs) } else { None };
                 let (mut kept, mut packed) = (0, 0);
                 for at in 0..left {
                     let (object, entry) = (objects[at], entries[at]);
@@ -188,12 +191,9 @@ impl Local {
                     } else if let Some(parcel) = parcel {
                         (*parcel.as_ptr()).objects[packed] = object;
                         packed += 1;
-                    } else if let Some(parcel) = NonNull::new(object.cast::<Parcel>())
-                        && let Some(owner) = owner
-                    {
-                        // For want of memory an object is sent as it is: any is as long as the head of a parcel.
-                        (*parcel.as_ptr()).count = 0;
-                        (*owner.as_ptr()).mailbox.push(parcel);
+                    } else if let Some(object) = NonNull::new(object) {
+                        // For want of memory.
+                        let _ = Self::post(table, object);
                     }
                 }
                 left = kept;
@@ -204,6 +204,22 @@ impl Local {
                     (*owner.as_ptr()).mailbox.push(parcel);
                 }
             }
+        }
+    }
+
+    /// Sends an object to the owner of its slab, if it has one, as it is: any is as long as the head of a parcel.
+    ///
+    /// # Safety
+    ///
+    /// `table` is one of the heap, and the object was freed, and is of a slab.
+    pub(crate) unsafe fn post(table: *const Table, object: NonNull<u8>) -> Option<()> {
+        // SAFETY: the caller promises all this.
+        unsafe {
+            let owner = Self::owner(table, object.as_ptr())?;
+            let parcel = object.cast::<Parcel>();
+            (*parcel.as_ptr()).count = 0;
+            (*owner.as_ptr()).mailbox.push(parcel);
+            Some(())
         }
     }
 
@@ -228,7 +244,7 @@ impl Local {
     /// # Safety
     ///
     /// `table` is one of the heap; the address is that of an object, if it is in a chunk at all.
-    pub(crate) unsafe fn owner(table: *const Table, object: *mut u8) -> Option<NonNull<Self>> {
+    unsafe fn owner(table: *const Table, object: *mut u8) -> Option<NonNull<Self>> {
         // SAFETY: the caller promises a freed object of a slab.
         unsafe {
             let (chunk, page) = Table::find(table, object.addr())?;
@@ -249,20 +265,67 @@ impl Local {
             if mem::replace(&mut (*local.as_ptr()).receiving, true) {
                 return;
             }
+            let receipts = &(*local.as_ptr()).receipts;
+            receipts.set(receipts.get().wrapping_add(1));
             let mut parcel = (*local.as_ptr()).mailbox.take_all();
             while let Some(here) = NonNull::new(parcel) {
-                // An object that is sent as it is may be shorter than a parcel.
-                let here = here.as_ptr();
-                parcel = (*here).next;
-                let objects = (&raw mut (*here).objects).cast::<*mut u8>();
-                let mut count = (*here).count.min(PARCEL);
-                if R::AT_HAND {
-                    count = Self::take_in(local, objects, count, runs);
-                }
-                Self::give_back(local, None, objects, count, runs);
-                Self::give_back(local, None, &here.cast(), 1, runs);
+                parcel = (*here.as_ptr()).next;
+                Self::unpack(local, here, runs);
             }
             (*local.as_ptr()).receiving = false;
+        }
+    }
+
+    /// As [`receive`](Self::receive), but so many parcels at most. Whether that was all.
+    ///
+    /// # Safety
+    ///
+    /// As [`receive`](Self::receive).
+    pub(crate) unsafe fn receive_some<R: Runs>(
+        local: NonNull<Self>,
+        parcels: usize,
+        runs: &mut R,
+    ) -> bool {
+        // SAFETY: the caller promises the part. Parcels are ours once taken.
+        unsafe {
+            for _ in 0..parcels {
+                let Some(parcel) = (*local.as_ptr()).mailbox.take_one() else { return true };
+                Self::unpack(local, parcel, runs);
+            }
+            (*local.as_ptr()).mailbox.is_empty()
+        }
+    }
+
+    /// Takes in the objects of a parcel, and the parcel.
+    unsafe fn unpack<R: Runs>(local: NonNull<Self>, parcel: NonNull<Parcel>, runs: &mut R) {
+        // SAFETY: the caller promises part and parcel. An object that is sent as it is may be shorter than one.
+        unsafe {
+            let parcel = parcel.as_ptr();
+            let objects = (&raw mut (*parcel).objects).cast::<*mut u8>();
+            let mut count = (*parcel).count.min(PARCEL);
+            if R::AT_HAND {
+                count = Self::take_in(local, objects, count, runs);
+            }
+            Self::give_back(local, None, objects, count, runs);
+            Self::give_back(local, None, &parcel.cast(), 1, runs);
+        }
+    }
+
+    /// Whether something waits in the mailbox that did so when this was asked before, and the owner took in nothing since.
+    ///
+    /// # Safety
+    ///
+    /// It is a part, and the lock of the page heap is held.
+    pub(crate) unsafe fn is_left_waiting(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let part = local.as_ptr();
+            let waited = mem::take(&mut (*part).waiting);
+            if (*part).mailbox.is_empty() {
+                return false;
+            }
+            (*part).waiting = u32::from((*part).receipts.look()) + 1;
+            waited == (*part).waiting
         }
     }
 
