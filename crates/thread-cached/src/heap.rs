@@ -524,6 +524,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         };
         let reached = barrier_for_all();
         let mut visitor = Keeper::<B, L, D, false>(self);
+        let mut parcels = if all { usize::MAX } else { PARCELS_A_VISIT };
         // Parts that were made meanwhile are in front of these.
         let mut next = parts;
         while let Some(part) = NonNull::new(next) {
@@ -536,8 +537,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 }
                 // In this order: the owner may just have ended.
                 if reached && !turn(part).is_busy() && !self.is_orphan(part) {
-                    let parcels = if all { usize::MAX } else { PARCELS_A_VISIT };
-                    Local::receive_some(part, parcels, &mut visitor);
+                    Local::receive_some(part, &mut parcels, &mut visitor);
                     Local::settle(part, &mut visitor);
                 }
                 turn(part).go();

@@ -276,23 +276,24 @@ impl Local {
         }
     }
 
-    /// As [`receive`](Self::receive), but so many parcels at most. Whether that was all.
+    /// As [`receive`](Self::receive), but so many parcels at most, which become fewer by those.
     ///
     /// # Safety
     ///
     /// As [`receive`](Self::receive).
     pub(crate) unsafe fn receive_some<R: Runs>(
         local: NonNull<Self>,
-        parcels: usize,
+        parcels: &mut usize,
         runs: &mut R,
-    ) -> bool {
+    ) {
         // SAFETY: the caller promises the part. Parcels are ours once taken.
         unsafe {
-            for _ in 0..parcels {
-                let Some(parcel) = (*local.as_ptr()).mailbox.take_one() else { return true };
+            while *parcels > 0
+                && let Some(parcel) = (*local.as_ptr()).mailbox.take_one()
+            {
+                *parcels -= 1;
                 Self::unpack(local, parcel, runs);
             }
-            (*local.as_ptr()).mailbox.is_empty()
         }
     }
 
