@@ -19,7 +19,7 @@ use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, KIND, LARGE, Table};
 use crate::classes::{
     CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
 };
-use crate::local::{self, LONGEST_KEPT, Local, NewSlab, Runs};
+use crate::local::{self, Local, NewSlab, Runs};
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
 use crate::registry::{self, Member, NOBODY};
 use crate::turn::Turn;
@@ -179,14 +179,34 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[inline(never)]
     fn allocate_otherwise(&self, layout: Layout) -> Option<NonNull<u8>> {
         if class_looked_up(layout.size(), layout.align(), GRANULES).is_none()
-            && let Some(class) = class_for(layout.size(), layout.align())
             && let Some(local) = self.local()
-            // SAFETY: the part is this thread's.
-            && let Some(object) = unsafe { Local::pop(local, class) }
         {
-            return Some(object);
+            // SAFETY: the part is this thread's.
+            let block = unsafe {
+                match class_for(layout.size(), layout.align()) {
+                    Some(class) => Local::pop(local, class),
+                    None => self.kept_run(local, layout),
+                }
+            };
+            if block.is_some() {
+                return block;
+            }
         }
         self.allocate_slowly(layout)
+    }
+
+    /// A block without a class, in a run that the thread keeps, if it is not time to look at the time.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    unsafe fn kept_run(&self, local: NonNull<Local>, layout: Layout) -> Option<NonNull<u8>> {
+        let shared = self.shared()?;
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let _turn = shared.turn(local);
+            if Local::count_run(local) { shared.kept_run(local, layout) } else { None }
+        }
     }
 
     #[inline(never)]
@@ -221,15 +241,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                     return Some((block, false));
                 }
                 shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
-                shared.allocate_large(layout, zeroed)
+                shared.allocate_large(local, layout, zeroed)
             },
         };
         // SAFETY: the part is this thread's.
         unsafe {
             let _busy = shared.turn(local);
-            if class.is_none() {
-                Local::count_run(local);
-            }
             if Local::is_time(local, &mut keeper) {
                 shared.pass_time(local);
             }
@@ -442,8 +459,8 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// How many parcels a visitor takes in at a time: some milliseconds of work.
-const PARCELS_A_VISIT: usize = 2048;
+/// How many objects a visitor takes in at a time: some milliseconds of work.
+const OBJECTS_A_VISIT: usize = 1 << 18;
 
 impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, L, Central<B, D::Runs>> {
@@ -480,13 +497,18 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
         self.next_decay.store(now + crate::pages::DECAY, Relaxed);
         // SAFETY: the part is this thread's.
-        unsafe { Local::send(local, &mut self.keeper()) };
+        unsafe {
+            Local::send(local, &mut self.keeper());
+            Local::shrink_stash(local, &mut self.keeper());
+        }
         let mut sleepers = false;
         if let Some(mut central) = self.central.try_lock() {
             central.pages.decay();
+            // SAFETY: as above.
+            unsafe { central.share_with(local) };
             // SAFETY: what is in the list is a part.
             central.each_local(&mut |part| unsafe {
-                sleepers |= !(*part.as_ptr()).orphan && Local::is_left_waiting(part);
+                sleepers |= Local::sleeps_on_mail(part) && !(*part.as_ptr()).orphan;
             });
         }
         if sleepers {
@@ -511,7 +533,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
         // SAFETY: what is in the list is a part, and its turn may be looked at by any thread.
         let turn = |part: NonNull<Local>| unsafe { &(*part.as_ptr()).turn };
-        let parts = {
+        let (parts, idle) = {
             let central = self.lock();
             central.each_local(&mut |part| {
                 // SAFETY: as above; whether it is an orphan is told by the lock.
@@ -520,11 +542,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                     turn(part).come();
                 }
             });
-            central.locals
+            (central.locals, central.pages.idle_pages())
         };
         let reached = barrier_for_all();
         let mut visitor = Keeper::<B, L, D, false>(self);
-        let mut parcels = if all { usize::MAX } else { PARCELS_A_VISIT };
+        let mut objects = if all { usize::MAX } else { OBJECTS_A_VISIT };
         // Parts that were made meanwhile are in front of these.
         let mut next = parts;
         while let Some(part) = NonNull::new(next) {
@@ -537,12 +559,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 }
                 // In this order: the owner may just have ended.
                 if reached && !turn(part).is_busy() && !self.is_orphan(part) {
-                    Local::receive_some(part, &mut parcels, &mut visitor);
+                    Local::receive_some(part, &mut objects, &mut visitor);
                     Local::settle(part, &mut visitor);
                 }
                 turn(part).go();
             }
         }
+        self.lock().pages.note_idle_beyond(idle);
     }
 
     /// Whether a part belongs to no thread.
@@ -559,14 +582,17 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 return;
             }
             // SAFETY: the caller promises its own part, of which nothing is being flushed.
-            unsafe { Local::shrink_a_bin(local, &mut self.keeper()) };
+            unsafe {
+                Local::shrink_a_bin(local, &mut self.keeper());
+                Local::give_back_older(local, &mut self.keeper());
+            }
         }
     }
 
     /// A block without a class, in a run that the thread keeps.
     unsafe fn kept_run(&self, local: NonNull<Local>, layout: Layout) -> Option<NonNull<u8>> {
         let pages = layout.size().div_ceil(PAGE);
-        if pages > LONGEST_KEPT || layout.align() > PAGE {
+        if layout.align() > PAGE {
             return None;
         }
         // SAFETY: the caller promises its own part; the run is the caller's from now on.
@@ -578,7 +604,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     }
 
     /// A block without a class: a run of pages, or a mapping. And whether it is zero.
-    fn allocate_large(&self, layout: Layout, zeroed: bool) -> Option<(NonNull<u8>, bool)> {
+    unsafe fn allocate_large(
+        &self,
+        local: NonNull<Local>,
+        layout: Layout,
+        zeroed: bool,
+    ) -> Option<(NonNull<u8>, bool)> {
         let mut central = self.lock_to_grow();
         let pages = layout.size().div_ceil(PAGE).max(1);
         let align = layout.align().div_ceil(PAGE);
@@ -590,8 +621,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             }
         }
         let run = central.pages.take(pages, align)?;
-        // SAFETY: the run was just given.
+        // SAFETY: the run was just given, and the caller promises its own part.
         unsafe {
+            central.share_with(local);
             Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
         }
         Some((run.start(), run.zeroed))
@@ -655,10 +687,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                     freed.map_err(|_| HeapError::DoubleFree(addr))?;
                     let run = Run { pages: Desc::pages(run.desc()), ..run };
                     match local {
-                        Some(local) if run.pages <= LONGEST_KEPT => {
-                            Local::put_aside(local, run, &mut self.keeper());
-                        }
-                        _ => self.lock().pages.give(run),
+                        Some(local) => Local::put_aside(local, run, &mut self.keeper()),
+                        None => self.lock().pages.give(run),
                     }
                 }
                 Block::Mapped { mapping, .. } => self.lock().pages.unmap(mapping),
@@ -803,6 +833,12 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         self.owners as usize - self.orphans > usize::from(own.is_some())
     }
 
+    /// Lets a part keep its share of what the heap has.
+    unsafe fn share_with(&self, local: NonNull<Local>) {
+        // SAFETY: the caller promises its own part.
+        unsafe { Local::share_in(local, self.pages.used(), self.owners as usize - self.orphans) };
+    }
+
     /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon.
     /// A part that its thread was in the middle of is lost.
     #[cold]
@@ -923,7 +959,10 @@ impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'
         if class != PARCELS && central.pages.lacks(pages) {
             drop(central);
             // SAFETY: the part is this thread's.
-            (0..count).for_each(|_| unsafe { Local::shrink_a_bin(local, self) });
+            unsafe {
+                (0..count).for_each(|_| Local::shrink_a_bin(local, self));
+                Local::give_back_older(local, self);
+            }
             if let Some(slab) = from_stash() {
                 return Some(slab);
             }
@@ -946,6 +985,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'
             Some(slab) => Some(NewSlab::Adopted(slab)),
             None => {
                 let run = central.pages.take(pages, 1);
+                // SAFETY: the part is this thread's.
+                unsafe { central.share_with(local) };
                 // Where there is little memory, a slab of fewer objects.
                 let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1))?;
                 for _ in 1..count {

@@ -37,8 +37,9 @@
 //! # Bounds
 //!
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
-//! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and sixteen pages. So *t* threads keep back less
-//! than *t* × 1 MiB; and of a class that a thread does not need, half goes back each time that it is looked at: one class
+//! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
+//! share of those in use if that is more, 4 MiB at most, of which those go back that were not needed for a tenth of a second.
+//! So *t* threads keep back less than *t* × 1 MiB and an eighth of what is in use; and of a class that a thread does not need, half goes back each time that it is looked at: one class
 //! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present, those of mappings
 //! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
@@ -54,10 +55,11 @@
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a
-//! second, takes in up to 2048 parcels of 126 objects that were waiting for it since the time before, and
+//! second, takes in a quarter of a million objects if the owner looked for none since the time before, and
 //! [`trim`](heapwright_core::Strategy::trim) all there are; what the sleeper keeps at hand stays there. That needs
 //! `membarrier(2)`, of which the first call of a process takes some ten milliseconds; where there is none, what came home
-//! waits for the owner. When a thread ends, others take its slabs over. A thread has slabs of its own: of each class that it uses, a page at least is present.
+//! waits for the owner. When a thread ends, others take its slabs over. A thread has slabs of its own: of each class that it
+//! uses, a page at least is present.
 //!
 //! # Misuse
 //!

@@ -37,7 +37,6 @@ use heapwright_core::HeapError;
 use self::crossing::Outgoing;
 #[cfg(test)]
 pub(crate) use self::place::divided;
-pub(crate) use self::stash::LONGEST_KEPT;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
@@ -156,10 +155,10 @@ pub(crate) struct Local {
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
-    /// How often the owner took in what came home.
-    receipts: Shown<u16>,
-    /// One more than that when something was seen to wait, or zero; under the lock of the page heap.
-    waiting: u32,
+    /// How often the owner looked for what came home.
+    looks: Shown<u16>,
+    /// The same when others asked for it last; under the lock of the page heap.
+    looks_seen: u16,
     outgoing: Outgoing,
     // Last, for they are touched as far as they are used.
     slots: [Shown<*mut u8>; SLOTS],
@@ -199,8 +198,8 @@ impl Local {
             (&raw mut (*local).turn).write(Turn::new());
             (&raw mut (*local).receiving).write(false);
             (&raw mut (*local).orphan).write(false);
-            (&raw mut (*local).receipts).write(Shown::new(0));
-            (&raw mut (*local).waiting).write(0);
+            (&raw mut (*local).looks).write(Shown::new(0));
+            (&raw mut (*local).looks_seen).write(0);
             (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).next_bin).write(0);
@@ -490,14 +489,17 @@ impl Local {
 
     // ---- Filling a bin --------------------------------------------------------------------------
 
-    /// A run is about to be taken, which brings the time nearer when time is looked at.
+    /// A run is about to be taken, which brings the time nearer when time is looked at. Whether it is not that time yet.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
-    pub(crate) unsafe fn count_run(local: NonNull<Self>) {
+    pub(crate) unsafe fn count_run(local: NonNull<Self>) -> bool {
         // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).ticks -= TICKS_OF_A_RUN };
+        unsafe {
+            (*local.as_ptr()).ticks -= TICKS_OF_A_RUN;
+            (*local.as_ptr()).ticks >= 0
+        }
     }
 
     /// Whether it is time to look at the time; then it will be again after some more objects. What came home is looked at,
@@ -513,7 +515,7 @@ impl Local {
                 return false;
             }
             (*local.as_ptr()).ticks = TICKS;
-            if !(*local.as_ptr()).mailbox.is_empty() {
+            if Self::has_mail(local) {
                 Self::receive(local, runs);
             }
             (*local.as_ptr()).ticks_to_bin -= 1;
@@ -539,7 +541,7 @@ impl Local {
     ) -> Option<NonNull<u8>> {
         // SAFETY: the caller promises class and part.
         unsafe {
-            if !(*local.as_ptr()).mailbox.is_empty() {
+            if Self::has_mail(local) {
                 Self::receive(local, runs);
                 if let Some(object) = Self::take(local, class) {
                     return Some(object);

@@ -161,6 +161,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         &self.source
     }
 
+    /// How many pages serve something.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
     /// The most pages that a run may have.
     pub(crate) fn longest(&self) -> usize {
         const LONGEST: usize = Chunk::room(CHUNK_SHIFT);
@@ -468,7 +473,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     // ---- Decay ----------------------------------------------------------------------------------
 
     /// Pages that serve nothing and are probably present.
-    fn idle_pages(&self) -> usize {
+    pub(crate) fn idle_pages(&self) -> usize {
         self.dirty.pages + self.spares.pages
     }
 
@@ -595,6 +600,13 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
         self.idle = self.idle_pages();
         self.decayed = now;
+    }
+
+    /// Pages that became idle beyond so many were not needed for some time before.
+    pub(crate) fn note_idle_beyond(&mut self, idle: usize) {
+        let more = self.idle_pages().saturating_sub(idle);
+        self.idle += more;
+        self.long_idle += more;
     }
 
     /// Idle pages are needed.

@@ -254,6 +254,20 @@ impl Local {
         }
     }
 
+    /// Whether something came home.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(super) unsafe fn has_mail(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let looks = &(*local.as_ptr()).looks;
+            looks.set(looks.get().wrapping_add(1));
+            !(*local.as_ptr()).mailbox.is_empty()
+        }
+    }
+
     /// Takes in what others left in the mailbox.
     ///
     /// # Safety
@@ -265,8 +279,6 @@ impl Local {
             if mem::replace(&mut (*local.as_ptr()).receiving, true) {
                 return;
             }
-            let receipts = &(*local.as_ptr()).receipts;
-            receipts.set(receipts.get().wrapping_add(1));
             let mut parcel = (*local.as_ptr()).mailbox.take_all();
             while let Some(here) = NonNull::new(parcel) {
                 parcel = (*here.as_ptr()).next;
@@ -276,22 +288,22 @@ impl Local {
         }
     }
 
-    /// As [`receive`](Self::receive), but so many parcels at most, which become fewer by those.
+    /// As [`receive`](Self::receive), but of about so many objects at most, which become fewer by those.
     ///
     /// # Safety
     ///
     /// As [`receive`](Self::receive).
     pub(crate) unsafe fn receive_some<R: Runs>(
         local: NonNull<Self>,
-        parcels: &mut usize,
+        objects: &mut usize,
         runs: &mut R,
     ) {
         // SAFETY: the caller promises the part. Parcels are ours once taken.
         unsafe {
-            while *parcels > 0
+            while *objects > 0
                 && let Some(parcel) = (*local.as_ptr()).mailbox.take_one()
             {
-                *parcels -= 1;
+                *objects = objects.saturating_sub(1 + parcel.as_ref().objects().len());
                 Self::unpack(local, parcel, runs);
             }
         }
@@ -312,21 +324,18 @@ impl Local {
         }
     }
 
-    /// Whether something waits in the mailbox that did so when this was asked before, and the owner took in nothing since.
+    /// Whether something waits in the mailbox, and the owner has not looked there since this was asked before.
     ///
     /// # Safety
     ///
     /// It is a part, and the lock of the page heap is held.
-    pub(crate) unsafe fn is_left_waiting(local: NonNull<Self>) -> bool {
+    pub(crate) unsafe fn sleeps_on_mail(local: NonNull<Self>) -> bool {
         // SAFETY: the caller promises the part.
         unsafe {
             let part = local.as_ptr();
-            let waited = mem::take(&mut (*part).waiting);
-            if (*part).mailbox.is_empty() {
-                return false;
-            }
-            (*part).waiting = u32::from((*part).receipts.look()) + 1;
-            waited == (*part).waiting
+            let looks = (*part).looks.look();
+            let seen = mem::replace(&mut (*part).looks_seen, looks);
+            seen == looks && !(*part).mailbox.is_empty()
         }
     }
 

@@ -12,7 +12,7 @@ use heapwright_core::HeapError;
 
 use super::place::Place;
 use super::{Local, NewSlab, Runs, Slabs};
-use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND};
+use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND, slab_class};
 use crate::classes::{ALL, PAGE, TABLE};
 use crate::pages::Run;
 use crate::shown::Shown;
@@ -57,15 +57,15 @@ impl Local {
     pub(crate) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
         // SAFETY: the caller promises its own part, and a run that nobody uses.
         unsafe {
-            if R::AT_HAND && !Self::has_room_for(local, run.pages) {
-                let older = (*local.as_ptr()).stash.older();
-                runs.release(older);
+            let stash = &raw mut (*local.as_ptr()).stash;
+            if !R::AT_HAND || !(*stash).keeps(run.pages) {
+                return runs.release([run]);
             }
-            if R::AT_HAND && Self::has_room_for(local, run.pages) {
-                Self::keep(local, run);
-            } else {
-                runs.release([run]);
+            while !(*stash).has_room_for(run.pages) {
+                let older = (*stash).older(false);
+                runs.release(older.map(|run| Self::run_of(local, run)));
             }
+            Self::keep(local, run);
         }
     }
 
@@ -87,10 +87,13 @@ impl Local {
     pub(crate) unsafe fn keep(local: NonNull<Self>, run: Run) {
         // SAFETY: the caller promises all this.
         unsafe {
-            // A pointer into it is refused from now on.
-            Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
-            Chunk::mark(run.chunk, run.page, 1, ASIDE);
-            (*local.as_ptr()).stash.put(run);
+            // A pointer into it is refused from now on. Of a slab each page says what it is, of others only the first.
+            let first = Chunk::entry(run.chunk.cast(), run.page);
+            if slab_class(first.load(Relaxed)).is_some() {
+                Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
+            }
+            first.store(ASIDE, Relaxed);
+            (*local.as_ptr()).stash.put(run.desc(), run.pages);
         }
     }
 
@@ -101,7 +104,7 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn from_stash(local: NonNull<Self>, pages: usize) -> Option<Run> {
         // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).stash.take(pages) }
+        unsafe { (*local.as_ptr()).stash.take(pages).map(|run| Self::run_of(local, run)) }
     }
 
     /// How many runs of so many pages to take at a time, none of which is kept.
@@ -112,6 +115,56 @@ impl Local {
     pub(crate) unsafe fn lacking(local: NonNull<Self>, pages: usize) -> usize {
         // SAFETY: the caller promises its own part.
         unsafe { (*local.as_ptr()).stash.lacking(pages) }
+    }
+
+    /// Lets the part keep a share of so many pages in use by so many threads.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn share_in(local: NonNull<Self>, used: usize, threads: usize) {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).stash.share_in(used, threads) };
+    }
+
+    /// Gives back runs that were not needed for some time.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn shrink_stash<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises its own part. Nobody uses what it kept.
+        unsafe {
+            let unneeded = (*local.as_ptr()).stash.unneeded();
+            if !unneeded.is_empty() {
+                runs.release(unneeded.map(|run| Self::run_of(local, run)));
+            }
+        }
+    }
+
+    /// Before the heap grows: gives back the older half of the runs that are kept, so that they may become longer ones.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn give_back_older<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises its own part. Nobody uses what it kept.
+        unsafe {
+            let older = (*local.as_ptr()).stash.older(false);
+            if !older.is_empty() {
+                runs.release(older.map(|run| Self::run_of(local, run)));
+            }
+        }
+    }
+
+    /// A run of the part's heap, by its descriptor.
+    unsafe fn run_of(local: NonNull<Self>, run: NonNull<Desc>) -> Run {
+        // SAFETY: the caller promises both.
+        unsafe {
+            let chunk = Chunk::of(run, (*(*local.as_ptr()).table).shift);
+            let page = Chunk::page_of(chunk, run);
+            Run { chunk, page, pages: Desc::pages(run), zeroed: false }
+        }
     }
 
     /// Makes a slab of a run: all its objects are free.
@@ -355,8 +408,10 @@ impl Local {
     pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part. Nobody uses what it kept.
         unsafe {
-            let kept = (*local.as_ptr()).stash.empty();
-            runs.release(kept);
+            let kept = (*local.as_ptr()).stash.older(true);
+            if !kept.is_empty() {
+                runs.release(kept.map(|run| Self::run_of(local, run)));
+            }
         }
         for class in 0..ALL {
             // SAFETY: the caller promises the part; what is in a list is a slab.

@@ -1,74 +1,162 @@
 //! Runs that a part keeps, so that classes and blocks that come and go do not take and give runs all the time, and where
 //! they only come, or only go, do so by several at a time: the lock is taken once for them.
+//!
+//! Those of each length are linked through their descriptors, which nobody else looks at meanwhile. How many pages are
+//! kept at most is a part of what the heap has in use, for each thread.
+//!
+//! Invariant: `pages` is the sum of the runs in the lists, each of which is in the list of its length.
 
-use crate::pages::Run;
+use core::mem;
+use core::ptr::{self, NonNull};
 
-/// How many pages a part keeps.
-const STASH: usize = 16;
-/// The most pages of a block whose run is kept.
-pub(crate) const LONGEST_KEPT: usize = STASH / 2;
-/// How many pages it takes at a time, at most.
-const AHEAD: usize = STASH / 4;
+use crate::chunk::Desc;
+
+/// So many pages a part may keep in any case, and at most.
+const LEAST_ROOM: usize = 16;
+const MOST_ROOM: usize = 512;
+/// One of so many pages in use may be kept, by all threads together.
+const SHARE: usize = 8;
+/// The most pages of a run that is kept; as long as slabs are, at least.
+const LONGEST_KEPT: usize = 16;
+/// How many pages are taken at a time, at most.
+const AHEAD: usize = LEAST_ROOM / 4;
 
 /// Runs that nothing needs, for the next that does.
 pub(super) struct Stash {
-    runs: [Option<Run>; STASH],
-    /// How many runs there are, and their pages.
-    count: usize,
+    /// Those of each number of pages, the newest first.
+    lists: [List; LONGEST_KEPT],
+    /// Pages of all of them.
     pages: usize,
+    /// How many there may be.
+    room: usize,
     /// How many pages are taken when there is no run.
     ahead: usize,
 }
 
-impl Stash {
-    pub(super) const EMPTY: Self = Self { runs: [None; STASH], count: 0, pages: 0, ahead: 1 };
+/// Runs of one length.
+#[derive(Clone, Copy)]
+struct List {
+    newest: *mut Desc,
+    count: u32,
+    /// The fewest there were since somebody looked.
+    spare: u32,
+}
 
+impl Stash {
+    pub(super) const EMPTY: Self = Self {
+        lists: [List { newest: ptr::null_mut(), count: 0, spare: 0 }; LONGEST_KEPT],
+        pages: 0,
+        room: LEAST_ROOM,
+        ahead: 1,
+    };
+
+    /// Lets it have a share of so many pages in use by so many threads.
+    pub(super) fn share_in(&mut self, used: usize, threads: usize) {
+        self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
+    }
+
+    /// Whether a run of so many pages is kept at all.
+    pub(super) fn keeps(&self, pages: usize) -> bool {
+        pages <= LONGEST_KEPT.min(self.room / 2)
+    }
+
+    /// Whether there is room for one that is kept; there is when the older half of all went.
     pub(super) fn has_room_for(&self, pages: usize) -> bool {
-        self.pages + pages <= STASH
+        self.pages + pages <= self.room
     }
 
     /// Puts a run here, for which there is room.
-    pub(super) fn put(&mut self, run: Run) {
-        self.runs[self.count] = Some(run);
-        self.count += 1;
-        self.pages += run.pages;
+    ///
+    /// # Safety
+    ///
+    /// It has so many pages, and is the caller's.
+    pub(super) unsafe fn put(&mut self, run: NonNull<Desc>, pages: usize) {
+        let list = &mut self.lists[pages - 1];
+        // SAFETY: the caller promises the run.
+        unsafe { (*run.as_ptr()).next = list.newest };
+        list.newest = run.as_ptr();
+        list.count += 1;
+        self.pages += pages;
     }
 
     /// The run that was put here last, of those of so many pages.
-    pub(super) fn take(&mut self, pages: usize) -> Option<Run> {
-        let kept = self.runs.get_mut(..self.count)?;
-        let at = kept.iter().rposition(|run| run.as_ref().is_some_and(|run| run.pages == pages))?;
-        kept[at..].rotate_left(1);
-        self.count -= 1;
-        let run = self.runs[self.count].take()?;
-        self.pages -= run.pages;
+    pub(super) fn take(&mut self, pages: usize) -> Option<NonNull<Desc>> {
+        let list = self.lists.get_mut(pages.wrapping_sub(1))?;
+        let run = NonNull::new(list.newest)?;
+        // SAFETY: what is in the list is a run of ours.
+        list.newest = unsafe { run.as_ref().next };
+        list.count -= 1;
+        list.spare = list.spare.min(list.count);
+        self.pages -= pages;
         Some(run)
     }
 
     /// How many runs of so many pages are to be taken, of which one will be used: twice as many pages as the last time.
     pub(super) fn lacking(&mut self, pages: usize) -> usize {
-        let ahead = self.ahead.min(STASH - self.pages);
+        let ahead = self.ahead.min(self.room.saturating_sub(self.pages));
         self.ahead = (self.ahead * 2).min(AHEAD);
         (ahead / pages).max(1)
     }
 
-    /// All runs but the newest, which are half of what there is room for at most.
-    pub(super) fn older(&mut self) -> impl Iterator<Item = Run> + use<> {
+    /// Of each length the older half, or all that there are.
+    pub(super) fn older(&mut self, all: bool) -> Chain {
         self.ahead = 1;
-        let mut older = [None; STASH];
-        let mut count = 0;
-        while self.pages > STASH / 2 {
-            older[count] = self.runs[count].take();
-            self.pages -= older[count].map_or(0, |run: Run| run.pages);
-            count += 1;
-        }
-        self.runs[..self.count].rotate_left(count);
-        self.count -= count;
-        older.into_iter().flatten()
+        self.without(|list| if all { list.count } else { list.count.div_ceil(2) })
     }
 
-    /// All runs.
-    pub(super) fn empty(&mut self) -> impl Iterator<Item = Run> + use<> {
-        core::mem::replace(self, Self::EMPTY).runs.into_iter().flatten()
+    /// Half of those of each length that were not needed since this was asked for before; half of all, where there is room
+    /// for fewer.
+    pub(super) fn unneeded(&mut self) -> Chain {
+        if self.pages > self.room {
+            return self.older(false);
+        }
+        self.without(|list| list.spare.div_ceil(2))
+    }
+
+    /// Takes some of each length out, the oldest ones.
+    fn without(&mut self, some: impl Fn(&List) -> u32) -> Chain {
+        let mut out: *mut Desc = ptr::null_mut();
+        for (at, list) in self.lists.iter_mut().enumerate() {
+            let count = some(list);
+            list.count -= count;
+            list.spare = list.count;
+            if count == 0 {
+                continue;
+            }
+            self.pages -= count as usize * (at + 1);
+            let mut link = &raw mut list.newest;
+            // SAFETY: a list leads through as many runs of ours as it counts.
+            unsafe {
+                for _ in 0..list.count {
+                    link = &raw mut (**link).next;
+                }
+                let mut oldest = mem::replace(&mut *link, ptr::null_mut());
+                while let Some(run) = NonNull::new(oldest) {
+                    oldest = mem::replace(&mut (*run.as_ptr()).next, out);
+                    out = run.as_ptr();
+                }
+            }
+        }
+        Chain(out)
+    }
+}
+
+/// Runs that were taken out, each of which is looked at no more once it is given.
+pub(super) struct Chain(*mut Desc);
+
+impl Chain {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_null()
+    }
+}
+
+impl Iterator for Chain {
+    type Item = NonNull<Desc>;
+
+    fn next(&mut self) -> Option<NonNull<Desc>> {
+        let run = NonNull::new(self.0)?;
+        // SAFETY: it is ours until it is given.
+        self.0 = unsafe { run.as_ref().next };
+        Some(run)
     }
 }
