@@ -7,7 +7,8 @@
 //! Dirty pages decay: of what was not needed for a tenth of a second half is discarded, as whole huge pages; of what was
 //! not for four tenths, all; and what exceeds a bound goes at once (Jason Evans, *jemalloc*, 2014, has decay by time; here
 //! nobody but the callers drives it). So do the mappings that large blocks left (`mapped`). And a large run that only a
-//! clean one serves first makes as many idle pages clean, so that what is present does not grow by it.
+//! clean one serves first makes as many idle pages clean, so that what is present does not grow by it, but for an eighth
+//! of what is in use.
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs.
@@ -42,6 +43,8 @@ const FIRST_UNITS: usize = 256;
 const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 /// From this many pages on a request makes dirty pages clean before it takes clean ones.
 const EXCHANGES: usize = 64;
+/// One idle page may stay for so many in use: to discard what others need next costs more than all else about them.
+const STAY: usize = 8;
 /// Pages of what the kernel makes a huge page.
 const HUGE_PAGES: usize = HUGE / PAGE;
 /// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are used.
@@ -241,10 +244,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.give_back_spares(usize::MAX) && self.grow(pages).is_some()
     }
 
-    /// Before so many pages become present: discards as many that are idle, if there are.
+    /// Before so many pages become present: discards as many that are idle, if there are, and more than may stay.
     fn exchange(&mut self, pages: usize) {
-        if self.idle_pages() >= pages {
-            self.discard_huge_down_to(self.idle_pages() - pages);
+        let stay = (self.used + self.mapped_pages) / STAY;
+        if self.idle_pages() > stay.max(pages) {
+            self.discard_huge_down_to((self.idle_pages() - pages).max(stay));
         }
     }
 
