@@ -3,9 +3,9 @@
 /// Has every thread of the process pass a full memory barrier, and says whether that could be done: what they wrote before
 /// is seen after it, and what they read after it is no older.
 ///
-/// It takes less than a microsecond, and the first of a process with several threads about ten milliseconds, since the
-/// kernel has to be told. Where there is no such call (Linux before 4.14, other systems, a sandbox that refuses it) nothing
-/// is done. Asymmetric fences by `membarrier(2)` are Mathieu Desnoyers', 2010.
+/// It takes about a microsecond, an interrupt of each processor that runs a thread of the process, and the first of a
+/// process with several threads about ten milliseconds, since the kernel has to be told. Where there is no such call (Linux
+/// before 4.14, other systems, a sandbox that refuses it) nothing is done; a sandbox that kills for it has to allow it. Asymmetric fences by `membarrier(2)` are Mathieu Desnoyers', 2010.
 #[cfg(target_os = "linux")]
 pub fn barrier_for_all() -> bool {
     let ask = |command: libc::c_int| {

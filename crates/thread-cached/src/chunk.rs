@@ -67,7 +67,7 @@ pub(crate) const WORDS: usize = 8;
 pub(crate) struct Desc {
     /// The size of the run as a policy sees it, and [`USED`].
     header: usize,
-    /// The policy's node of a free run; the neighbours of a slab in its list.
+    /// The policy's node of a free run; the neighbours of a slab in its list; the next of a run that a thread keeps.
     pub(crate) next: *mut Desc,
     pub(crate) previous: *mut Desc,
     /// The owner of a slab.

@@ -1,6 +1,7 @@
 //! The heap: what its threads share, and the way of a request from the fast path to the last resort.
 
 use core::alloc::Layout;
+use core::mem;
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
@@ -71,6 +72,8 @@ pub(crate) struct Central<B, P> {
     pub(crate) orphans: usize,
     /// Whether this is a child process whose parent had other threads, so that their parts are nobody's.
     bereft: bool,
+    /// The part of the only thread that it had at first.
+    survivor: *mut Local,
 }
 
 // SAFETY: parts go where the heap goes; the page heap says of itself that it may.
@@ -132,7 +135,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         if let Some(local) = self.own(shared) {
             return Some((local, shared));
         }
-        let local = shared.lock_to_grow().part(D::KEPT.min(KEPT) as u32)?;
+        let local = shared.lock_to_grow().part(D::KEPT.min(KEPT) as u32, &shared.misuses)?;
         slot::remember(number, local);
         Some((local, shared))
     }
@@ -155,8 +158,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         unsafe {
             pages.lay_first_table(run.start().add(bytes).cast());
             let shared = run.start().cast::<Shared<B, L, D>>();
-            let central =
-                Central { pages, locals: ptr::null_mut(), owners: 0, orphans: 0, bereft: false };
+            let central = Central {
+                pages,
+                locals: ptr::null_mut(),
+                owners: 0,
+                orphans: 0,
+                bereft: false,
+                survivor: ptr::null_mut(),
+            };
             shared.write(Shared {
                 member: Member::new(Shared::<B, L, D>::retire),
                 table: AtomicPtr::new(central.pages.table),
@@ -185,7 +194,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             let block = unsafe {
                 match class_for(layout.size(), layout.align()) {
                     Some(class) => Local::pop(local, class),
-                    None => self.kept_run(local, layout),
+                    None => self.run_at_hand(local, layout),
                 }
             };
             if block.is_some() {
@@ -200,12 +209,15 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     /// # Safety
     ///
     /// The part is this thread's.
-    unsafe fn kept_run(&self, local: NonNull<Local>, layout: Layout) -> Option<NonNull<u8>> {
+    unsafe fn run_at_hand(&self, local: NonNull<Local>, layout: Layout) -> Option<NonNull<u8>> {
         let shared = self.shared()?;
         // SAFETY: the caller promises its own part.
         unsafe {
             let _turn = shared.turn(local);
-            if Local::count_run(local) { shared.kept_run(local, layout) } else { None }
+            if !Local::has_time_for_a_run(local) {
+                return None;
+            }
+            shared.kept_run(local, layout).inspect(|_| Local::count_run(local))
         }
     }
 
@@ -240,13 +252,18 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 if let Some(block) = shared.kept_run(local, layout) {
                     return Some((block, false));
                 }
-                shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
+                if layout.size() < LEAST_MAPPED {
+                    shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
+                }
                 shared.allocate_large(local, layout, zeroed)
             },
         };
         // SAFETY: the part is this thread's.
         unsafe {
             let _busy = shared.turn(local);
+            if class.is_none() {
+                Local::count_run(local);
+            }
             if Local::is_time(local, &mut keeper) {
                 shared.pass_time(local);
             }
@@ -492,14 +509,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     /// Looks at the clock, and lets pages decay.
     unsafe fn pass_time(&self, local: NonNull<Local>) {
         let now = crate::pages::now();
-        if now < self.next_decay.load(Relaxed) {
-            return;
-        }
-        self.next_decay.store(now + crate::pages::DECAY, Relaxed);
         // SAFETY: the part is this thread's.
-        unsafe {
-            Local::send(local, &mut self.keeper());
-            Local::shrink_stash(local, &mut self.keeper());
+        unsafe { Local::pass_time(local, now, &mut self.keeper()) };
+        let next = self.next_decay.load(Relaxed);
+        let then = now + crate::pages::DECAY;
+        if now < next || self.next_decay.compare_exchange(next, then, Relaxed, Relaxed).is_err() {
+            return;
         }
         let mut sleepers = false;
         if let Some(mut central) = self.central.try_lock() {
@@ -508,7 +523,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             unsafe { central.share_with(local) };
             // SAFETY: what is in the list is a part.
             central.each_local(&mut |part| unsafe {
-                sleepers |= Local::sleeps_on_mail(part) && !(*part.as_ptr()).orphan;
+                sleepers |= Local::note_sleep(part) && !(*part.as_ptr()).orphan;
             });
         }
         if sleepers {
@@ -527,45 +542,42 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         if !barrier_for_all() {
             return;
         }
-        let visiting = if all { Some(self.visitors.lock()) } else { self.visitors.try_lock() };
-        if visiting.is_none() {
-            return;
-        }
-        // SAFETY: what is in the list is a part, and its turn may be looked at by any thread.
-        let turn = |part: NonNull<Local>| unsafe { &(*part.as_ptr()).turn };
-        let (parts, idle) = {
-            let central = self.lock();
-            central.each_local(&mut |part| {
-                // SAFETY: as above; whether it is an orphan is told by the lock.
-                let awaits = unsafe { !(*part.as_ptr()).mailbox.is_empty() };
-                if Some(part) != own && (all || awaits) {
-                    turn(part).come();
-                }
-            });
+        let (mut next, idle) = {
+            let mut central = self.lock();
+            central.orphan_the_bereft(&self.misuses);
             (central.locals, central.pages.idle_pages())
         };
-        let reached = barrier_for_all();
-        let mut visitor = Keeper::<B, L, D, false>(self);
         let mut objects = if all { usize::MAX } else { OBJECTS_A_VISIT };
-        // Parts that were made meanwhile are in front of these.
-        let mut next = parts;
-        while let Some(part) = NonNull::new(next) {
-            // SAFETY: the list leads through parts. The owner of a part that is visited and not busy waits before it
-            // touches anything that is touched here, and before it ends.
+        while let Some(part) = NonNull::new(next)
+            && objects > 0
+        {
+            // SAFETY: the list leads through parts, new ones come in front, and none ever goes.
             unsafe {
                 next = (*part.as_ptr()).next;
-                if !turn(part).is_visited() {
-                    continue;
+                if Some(part) != own && (all || (*part.as_ptr()).asleep.load(Relaxed)) {
+                    self.visit_part(part, &mut objects);
                 }
-                // In this order: the owner may just have ended.
-                if reached && !turn(part).is_busy() && !self.is_orphan(part) {
-                    Local::receive_some(part, &mut objects, &mut visitor);
-                    Local::settle(part, &mut visitor);
-                }
-                turn(part).go();
             }
         }
         self.lock().pages.note_idle_beyond(idle);
+    }
+
+    /// Visits a part, if that is quiet.
+    unsafe fn visit_part(&self, part: NonNull<Local>, objects: &mut usize) {
+        let _visiting = self.visitors.lock();
+        let mut visitor = Keeper::<B, L, D, false>(self);
+        // SAFETY: the caller promises a part. The owner of one that is visited and not busy waits before it touches anything
+        // that is touched here, and before it ends.
+        unsafe {
+            let turn = &(*part.as_ptr()).turn;
+            turn.come();
+            // In this order: the owner may just have ended.
+            if barrier_for_all() && !turn.is_busy() && !self.is_orphan(part) {
+                Local::receive_some(part, objects, &mut visitor);
+                Local::settle(part, &mut visitor);
+            }
+            turn.go();
+        }
     }
 
     /// Whether a part belongs to no thread.
@@ -575,17 +587,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         unsafe { (*part.as_ptr()).orphan }
     }
 
-    /// Before the heap grows by a run of so many pages, bins that hold more than they need give some back.
+    /// Before the heap grows by a run of so many pages, bins that hold more than they need give some back, and so do runs
+    /// that are kept.
     unsafe fn shrink_bins_for(&self, local: NonNull<Local>, pages: usize) {
+        if self.lock().pages.lacks(pages) {
+            // SAFETY: the caller promises its own part.
+            unsafe { Local::give_back_older(local, &mut self.keeper()) };
+        }
         for _ in 0..pages.div_ceil(PAGES_A_BIN).min(MOST_BINS) {
             if !self.lock().pages.lacks(pages) {
                 return;
             }
             // SAFETY: the caller promises its own part, of which nothing is being flushed.
-            unsafe {
-                Local::shrink_a_bin(local, &mut self.keeper());
-                Local::give_back_older(local, &mut self.keeper());
-            }
+            unsafe { Local::shrink_a_bin(local, &mut self.keeper()) };
         }
     }
 
@@ -768,9 +782,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     /// machine has as much.
     unsafe fn relieve(&self, local: NonNull<Local>, bytes: usize) {
         const BEYOND_ALL: usize = 1 << 46;
-        // SAFETY: the caller promises its own part.
-        unsafe { self.gather(local) };
         if bytes < BEYOND_ALL {
+            // SAFETY: the caller promises its own part.
+            unsafe { self.gather(local) };
             self.lock().trim();
         }
     }
@@ -784,20 +798,23 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         // SAFETY: the caller promises both; the member is the first field of what threads share.
         unsafe {
             let shared = member.cast::<Self>().as_ref();
-            let _busy = shared.turn(local);
+            let turn = shared.turn(local);
             let mut keeper = shared.keeper();
             Local::flush_all(local, &mut keeper);
             Local::settle(local, &mut keeper);
             let mut central = shared.lock();
             (*local.as_ptr()).orphan = true;
             central.orphans += 1;
+            // Under the lock: who finds the part quiet finds that it is an orphan, and whose turn is next begins it after.
+            drop(turn);
         }
     }
 }
 
 impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
     /// A part for a thread: an orphan, or a new one.
-    fn part(&mut self, kept: u32) -> Option<NonNull<Local>> {
+    fn part(&mut self, kept: u32, misuses: &AtomicUsize) -> Option<NonNull<Local>> {
+        self.orphan_the_bereft(misuses);
         let mut local = self.locals;
         // SAFETY: the list leads through parts.
         unsafe {
@@ -839,18 +856,19 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         unsafe { Local::share_in(local, self.pages.used(), self.owners as usize - self.orphans) };
     }
 
-    /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon.
-    /// A part that its thread was in the middle of is lost.
-    #[cold]
-    fn orphan_all_but(&mut self, own: NonNull<Local>, misuses: &AtomicUsize) {
-        self.bereft = false;
+    /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon, but
+    /// before a second thread has a part there. A part that its thread was in the middle of is lost.
+    fn orphan_the_bereft(&mut self, misuses: &AtomicUsize) {
+        if !mem::take(&mut self.bereft) {
+            return;
+        }
         let mut local = self.locals;
         while let Some(here) = NonNull::new(local) {
             // SAFETY: the list leads through parts. That of a thread that is gone is whose who holds the lock.
             unsafe {
                 let part = here.as_ptr();
                 local = (*part).next;
-                if here != own && !(*part).orphan && !(*part).turn.is_busy() {
+                if part != self.survivor && !(*part).orphan && !(*part).turn.is_busy() {
                     let mut caretaker = Caretaker { pages: &mut self.pages, misuses };
                     Local::flush_all(here, &mut caretaker);
                     Local::settle(here, &mut caretaker);
@@ -968,9 +986,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'
             }
             central = self.0.lock_to_grow();
         }
-        if central.bereft {
-            central.orphan_all_but(local, &self.0.misuses);
-        }
+        central.orphan_the_bereft(&self.0.misuses);
         let mut adopted = None;
         central.each_orphan(&mut |orphan, central| {
             let mut caretaker = Caretaker { pages: &mut central.pages, misuses: &self.0.misuses };
@@ -1230,7 +1246,9 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         // SAFETY: the caller promises that this thread holds the lock since before the fork.
         unsafe {
             if let Some(shared) = self.shared() {
-                (*shared.central.data_ptr()).bereft = true;
+                let central = shared.central.data_ptr();
+                (*central).bereft = true;
+                (*central).survivor = self.own(shared).map_or(ptr::null_mut(), NonNull::as_ptr);
             }
             self.thaw();
         }

@@ -10,7 +10,7 @@ use heapwright_core::{BlockInfo, BlockState, Broken, HeapBackend, Policy, Stats,
 use lock_api::RawMutex;
 
 use crate::Design;
-use crate::chunk::{CLEAN, DIRTY, Entry, KIND, LARGE, WORDS, slab_class};
+use crate::chunk::{ASIDE, CLEAN, DIRTY, Entry, KIND, LARGE, WORDS, slab_class};
 use crate::classes::{ALL, PAGE, PARCELS, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
@@ -102,6 +102,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                     match entry {
                         LARGE => show(start, run.pages * PAGE, BlockState::Used),
                         DIRTY | CLEAN => show(start, run.pages * PAGE, BlockState::Free),
+                        ASIDE => show(start, run.pages * PAGE, BlockState::Cached),
                         _ => self.walk_slab(own, run, entry, &mut show),
                     }
                 });

@@ -38,8 +38,9 @@
 //!
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
 //! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
-//! share of those in use if that is more, 4 MiB at most, of which those go back that were not needed for a tenth of a second.
-//! So *t* threads keep back less than *t* × 1 MiB and an eighth of what is in use; and of a class that a thread does not need, half goes back each time that it is looked at: one class
+//! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
+//! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. So *t* threads
+//! keep back less than *t* × 1 MiB, and an eighth of what served or *t* × 4 MiB, whichever is less; and of a class that a thread does not need, half goes back each time that it is looked at: one class
 //! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present, those of mappings
 //! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
@@ -55,7 +56,7 @@
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a
-//! second, takes in a quarter of a million objects if the owner looked for none since the time before, and
+//! second, takes in about a quarter of a million objects if the owner looked for none since the time before, and
 //! [`trim`](heapwright_core::Strategy::trim) all there are; what the sleeper keeps at hand stays there. That needs
 //! `membarrier(2)`, of which the first call of a process takes some ten milliseconds; where there is none, what came home
 //! waits for the owner. When a thread ends, others take its slabs over. A thread has slabs of its own: of each class that it
@@ -66,7 +67,7 @@
 //! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once, or when the
 //! object comes home from another thread; a double free of a small object otherwise, and a pointer into one, when it goes
 //! back to its slab, if it has not been given out again. Links that a program could corrupt there are none: no freed object
-//! is read or written, unless there is no memory left to send it home in. [`Checked`] finds every double and every invalid
+//! is read or written, unless there is no memory left to send it home in, or it came home to one who has its slab no more. [`Checked`] finds every double and every invalid
 //! free at once.
 //!
 //! # What the choices cost

@@ -27,7 +27,7 @@ use core::hint;
 use core::mem;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
-    AtomicPtr, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicUsize,
     Ordering::{Relaxed, Release},
     compiler_fence,
 };
@@ -43,7 +43,7 @@ use crate::classes::{
     ALL, CLASSES, Class, FEW, GRANULES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE, class_looked_up,
 };
 use crate::mailbox::Mailbox;
-use crate::pages::Run;
+use crate::pages::{DECAY, Run};
 use crate::shown::Shown;
 use crate::turn::Turn;
 
@@ -159,6 +159,10 @@ pub(crate) struct Local {
     looks: Shown<u16>,
     /// The same when others asked for it last; under the lock of the page heap.
     looks_seen: u16,
+    /// Whether something waited then, and the owner had not looked for it since they asked before.
+    pub(crate) asleep: AtomicBool,
+    /// When time is next worth looking at, in milliseconds.
+    next_time: u64,
     outgoing: Outgoing,
     // Last, for they are touched as far as they are used.
     slots: [Shown<*mut u8>; SLOTS],
@@ -200,6 +204,8 @@ impl Local {
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).looks).write(Shown::new(0));
             (&raw mut (*local).looks_seen).write(0);
+            (&raw mut (*local).asleep).write(AtomicBool::new(false));
+            (&raw mut (*local).next_time).write(0);
             (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).next_bin).write(0);
@@ -489,16 +495,39 @@ impl Local {
 
     // ---- Filling a bin --------------------------------------------------------------------------
 
-    /// A run is about to be taken, which brings the time nearer when time is looked at. Whether it is not that time yet.
+    /// A run is taken, which brings the time nearer when time is looked at.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
-    pub(crate) unsafe fn count_run(local: NonNull<Self>) -> bool {
+    pub(crate) unsafe fn count_run(local: NonNull<Self>) {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).ticks -= TICKS_OF_A_RUN };
+    }
+
+    /// Whether a run may be taken before that.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn has_time_for_a_run(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).ticks >= TICKS_OF_A_RUN }
+    }
+
+    /// Now and then sends home what has gathered, and gives back runs that were not needed since.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn pass_time<R: Runs>(local: NonNull<Self>, now: u64, runs: &mut R) {
         // SAFETY: the caller promises its own part.
         unsafe {
-            (*local.as_ptr()).ticks -= TICKS_OF_A_RUN;
-            (*local.as_ptr()).ticks >= 0
+            if now >= (*local.as_ptr()).next_time {
+                (*local.as_ptr()).next_time = now + DECAY;
+                Self::send(local, runs);
+                Self::shrink_stash(local, runs);
+            }
         }
     }
 

@@ -60,11 +60,6 @@ impl Turn {
         self.visited.store(true, Relaxed);
     }
 
-    /// Whether a visitor came.
-    pub(crate) fn is_visited(&self) -> bool {
-        self.visited.load(Relaxed)
-    }
-
     /// The visitor goes.
     pub(crate) fn go(&self) {
         self.visited.store(false, Release);

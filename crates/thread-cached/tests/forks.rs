@@ -78,3 +78,60 @@ fn a_child_takes_over_what_threads_had_that_it_has_not() {
     });
     HEAP.check().expect("the parent's heap is whole");
 }
+
+#[test]
+fn a_child_starts_a_thread_before_it_needs_memory() {
+    static HEAP: ThreadCached = ThreadCached::new();
+    let layout = Layout::from_size_align(200, 16).expect("a layout");
+    let filled = Barrier::new(2);
+    let done = Barrier::new(2);
+    thread::scope(|scope| {
+        // So that the child has a part that belongs to no thread.
+        scope.spawn(|| {
+            let blocks = fill(&HEAP, layout).expect("there is memory");
+            filled.wait();
+            done.wait();
+            drop(blocks);
+        });
+        filled.wait();
+        let own = fill(&HEAP, layout).expect("there is memory");
+        HEAP.freeze();
+        // SAFETY: the child calls nothing but the heap, which was frozen, and threads, and ends without cleaning up.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: frozen by the thread that this one is a copy of.
+            unsafe { HEAP.thaw_in_child() };
+            let result = with_another_thread(&HEAP, layout, own);
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(result.err().unwrap_or(0)) };
+        }
+        // SAFETY: frozen above.
+        unsafe { HEAP.thaw() };
+        let mut status = -1;
+        // SAFETY: the status is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        done.wait();
+        assert!(libc::WIFEXITED(status), "the child was killed: {status}");
+        assert_eq!(libc::WEXITSTATUS(status), 0, "how far the child came");
+    });
+}
+
+/// The child's second thread is the first to need slabs; its first one's part stays its own, with what is at hand there.
+fn with_another_thread(heap: &ThreadCached, layout: Layout, own: Vec<Given>) -> Result<(), i32> {
+    let one = heap.allocate(layout).ok_or(2)?;
+    let theirs = thread::scope(|scope| scope.spawn(|| fill(heap, layout)).join());
+    let theirs = theirs.map_err(|_| 3)?.ok_or(4)?;
+    heap.check().map_err(|_| 5)?;
+    for Given(block) in theirs.into_iter().chain(own).chain([Given(one)]) {
+        // SAFETY: in use, and freed once.
+        unsafe { heap.deallocate(block) }.map_err(|_| 6)?;
+    }
+    let again = fill(heap, layout).ok_or(7)?;
+    let mut places: Vec<_> = again.iter().map(|Given(block)| block.addr()).collect();
+    places.sort_unstable();
+    places.dedup();
+    if places.len() < again.len() {
+        return Err(8);
+    }
+    heap.check().map_err(|_| 9)
+}

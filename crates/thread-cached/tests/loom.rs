@@ -315,23 +315,25 @@ fn a_thread_ends_while_it_is_visited() {
             let visited = visited.clone();
             thread::spawn(move || visited.visit())
         };
-        // `settle_orphans` of a third thread, which looks at no turn.
-        let caretaker = {
+        // `part` of a third thread, which may take the orphan over, and has turns at it from then on.
+        let heir = {
             let visited = visited.clone();
             thread::spawn(move || {
-                let central = visited.central.lock().unwrap();
-                if central.orphan {
-                    visited.part.receive();
+                if std::mem::take(&mut visited.central.lock().unwrap().orphan) {
+                    visited.work();
                 }
             })
         };
-        // `retire`.
+        // `retire`: the turn ends under the lock.
         visited.turn.begin(|| drop(visited.visitors.lock().unwrap()));
         visited.part.receive();
-        visited.central.lock().unwrap().orphan = true;
-        visited.turn.end();
+        {
+            let mut central = visited.central.lock().unwrap();
+            central.orphan = true;
+            visited.turn.end();
+        }
         visitor.join().unwrap();
-        caretaker.join().unwrap();
+        heir.join().unwrap();
         visited.has(1);
     });
 }

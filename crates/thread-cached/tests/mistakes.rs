@@ -35,7 +35,8 @@ fn what_is_at_hand_and_idle_goes_back() {
     let left = heap.stats().cached_bytes;
     heap.check().unwrap();
     assert!(cached > 256 << 10, "much is at hand: {cached}");
-    assert!(left < 1 << 10, "{left} bytes are at hand still, {cached} were");
+    // Sixteen pages of runs stay until time has passed.
+    assert!(left < (1 << 10) + (16 << 13), "{left} bytes are at hand still, {cached} were");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use heapwright_core::Strategy;
+use heapwright_core::{Strategy, barrier_for_all};
 use heapwright_testkit::Rng;
 use heapwright_thread_cached::ThreadCached;
 
@@ -208,13 +208,19 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
     };
 
     let at_the_peak = peak(&heap);
-    assert!(heap.trim() > 64 << 20, "it says what it gave back");
+    let held = heap.stats().footprint;
+    let given = heap.trim();
+    assert!((64 << 20..=held).contains(&given), "it says what it gave back: {given} of {held}");
     is_back("after a trim", at_the_peak);
 
     let at_the_peak = peak(&heap);
     dawdle(&heap);
     is_back("after a second in which little was done", at_the_peak);
 
+    if !barrier_for_all() {
+        println!("no barrier for all threads here: what sleepers had waits for them");
+        return;
+    }
     with_sleepers(&heap, |at_the_peak| {
         heap.trim();
         is_back("after a trim, while those sleep whose it was", at_the_peak);

@@ -272,7 +272,7 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// The part is this thread's, or an orphan's that it looks after.
+    /// The part is this thread's, or one that it looks after.
     pub(crate) unsafe fn receive<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part. Parcels are ours once taken.
         unsafe {
@@ -324,18 +324,20 @@ impl Local {
         }
     }
 
-    /// Whether something waits in the mailbox, and the owner has not looked there since this was asked before.
+    /// Whether something waits in the mailbox, and the owner has not looked there since this was asked before. That is noted.
     ///
     /// # Safety
     ///
     /// It is a part, and the lock of the page heap is held.
-    pub(crate) unsafe fn sleeps_on_mail(local: NonNull<Self>) -> bool {
+    pub(crate) unsafe fn note_sleep(local: NonNull<Self>) -> bool {
         // SAFETY: the caller promises the part.
         unsafe {
             let part = local.as_ptr();
             let looks = (*part).looks.look();
             let seen = mem::replace(&mut (*part).looks_seen, looks);
-            seen == looks && !(*part).mailbox.is_empty()
+            let asleep = seen == looks && !(*part).mailbox.is_empty();
+            (*part).asleep.store(asleep, Relaxed);
+            asleep
         }
     }
 
@@ -380,7 +382,7 @@ impl Local {
         own: bool,
         visit: &mut dyn FnMut(*mut u8),
     ) {
-        // SAFETY: only the owner takes parcels out of a mailbox, so those in it stay as they are.
+        // SAFETY: who has the turn takes parcels out of a mailbox, and that is the caller, so those in it stay as they are.
         unsafe {
             let outgoing = &(*local.as_ptr()).outgoing;
             let gathered = outgoing.objects[1..].iter().take(outgoing.count.look());

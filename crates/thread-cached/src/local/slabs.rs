@@ -62,7 +62,7 @@ impl Local {
                 return runs.release([run]);
             }
             while !(*stash).has_room_for(run.pages) {
-                let older = (*stash).older(false);
+                let older = (*stash).overflowing();
                 runs.release(older.map(|run| Self::run_of(local, run)));
             }
             Self::keep(local, run);
@@ -404,7 +404,7 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// The part is this thread's, or an orphan's that it looks after.
+    /// The part is this thread's, or one that it looks after.
     pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part. Nobody uses what it kept.
         unsafe {

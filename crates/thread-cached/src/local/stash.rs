@@ -1,7 +1,7 @@
 //! Runs that a part keeps, so that classes and blocks that come and go do not take and give runs all the time, and where
 //! they only come, or only go, do so by several at a time: the lock is taken once for them.
 //!
-//! Those of each length are linked through their descriptors, which nobody else looks at meanwhile. How many pages are
+//! Those of each length are linked through their descriptors, by a word that is nobody else's meanwhile. How many pages are
 //! kept at most is a part of what the heap has in use, for each thread.
 //!
 //! Invariant: `pages` is the sum of the runs in the lists, each of which is in the list of its length.
@@ -100,8 +100,13 @@ impl Stash {
 
     /// Of each length the older half, or all that there are.
     pub(super) fn older(&mut self, all: bool) -> Chain {
-        self.ahead = 1;
         self.without(|list| if all { list.count } else { list.count.div_ceil(2) })
+    }
+
+    /// The older half, where more come than there is room for: then nothing is taken ahead of its need.
+    pub(super) fn overflowing(&mut self) -> Chain {
+        self.ahead = 1;
+        self.older(false)
     }
 
     /// Half of those of each length that were not needed since this was asked for before; half of all, where there is room
@@ -158,5 +163,81 @@ impl Iterator for Chain {
         // SAFETY: it is ours until it is given.
         self.0 = unsafe { run.as_ref().next };
         Some(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::mem::MaybeUninit;
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Descriptors of runs of so many pages each.
+    fn runs<const COUNT: usize>(pages: usize) -> [NonNull<Desc>; COUNT] {
+        core::array::from_fn(|_| {
+            // SAFETY: numbers, atomics and pointers, all of which may be zero.
+            let desc = Box::leak(Box::new(unsafe { MaybeUninit::<Desc>::zeroed().assume_init() }));
+            desc.mark_used(pages);
+            NonNull::from(desc)
+        })
+    }
+
+    fn put(stash: &mut Stash, run: NonNull<Desc>) {
+        // SAFETY: the run is ours.
+        unsafe { stash.put(run, Desc::pages(run)) };
+    }
+
+    #[test]
+    fn the_newest_of_a_length_is_taken_and_the_oldest_go() {
+        let mut stash = Stash::EMPTY;
+        let singles: [_; 5] = runs(1);
+        let [long] = runs(5);
+        singles.into_iter().chain([long]).for_each(|run| put(&mut stash, run));
+        assert_eq!(stash.take(2), None);
+        assert_eq!(stash.take(1), Some(singles[4]));
+        let mut older: Vec<_> = stash.older(false).collect();
+        older.sort_unstable();
+        let mut expected = [singles[0], singles[1], long];
+        expected.sort_unstable();
+        assert_eq!(older, expected, "half of each, or the only one");
+        assert_eq!(stash.pages, 2);
+        assert_eq!(
+            [stash.take(1), stash.take(1), stash.take(1)],
+            [Some(singles[3]), Some(singles[2]), None]
+        );
+    }
+
+    #[test]
+    fn what_was_not_needed_goes_by_halves() {
+        let mut stash = Stash::EMPTY;
+        runs::<8>(1).into_iter().for_each(|run| put(&mut stash, run));
+        assert_eq!(stash.unneeded().count(), 0, "they came just now");
+        let kept: Vec<_> = (0..3).filter_map(|_| stash.take(1)).collect();
+        kept.into_iter().for_each(|run| put(&mut stash, run));
+        assert_eq!(stash.unneeded().count(), 3, "half of the five that lay there");
+        assert_eq!(stash.unneeded().count(), 3, "half of five again");
+        assert_eq!(stash.pages, 2);
+    }
+
+    #[test]
+    fn there_is_room_for_a_share_of_what_is_in_use() {
+        let mut stash = Stash::EMPTY;
+        assert!(stash.keeps(8) && !stash.keeps(9));
+        runs::<2>(8).into_iter().for_each(|run| put(&mut stash, run));
+        assert!(!stash.has_room_for(1));
+        stash.share_in(64 * SHARE, 2);
+        assert!(stash.keeps(LONGEST_KEPT) && !stash.keeps(LONGEST_KEPT + 1));
+        assert!(stash.has_room_for(16) && !stash.has_room_for(17));
+        stash.share_in(usize::MAX, 1);
+        assert!(stash.has_room_for(MOST_ROOM - 16) && !stash.has_room_for(MOST_ROOM));
+        stash.share_in(0, 1);
+        assert_eq!(stash.unneeded().count(), 0, "there is room for these");
+        let [more] = runs(4);
+        put(&mut stash, more);
+        assert_eq!(stash.unneeded().count(), 2, "half of each length, where there are too many");
     }
 }
