@@ -40,8 +40,9 @@
 //! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
 //! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. So *t* threads
-//! keep back less than *t* × 1 MiB, and an eighth of what served or *t* × 4 MiB, whichever is less; and of a class that a thread does not need, half goes back each time that it is looked at: one class
-//! in each 512 allocations, and one or more whenever the heap grows. Freed pages that are still present, those of mappings
+//! keep back less than *t* × 1 MiB, and an eighth of what served or *t* × 4 MiB, whichever is less; and of a class
+//! that a thread does not need, half goes back each time that it is looked at: one class in each 512 allocations, and one or
+//! more whenever the heap grows. Freed pages that are still present, those of mappings
 //! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
 //! heap of more than 1 MiB that a single thread fills may hold 56 KiB that nothing has used yet. An object of more than
