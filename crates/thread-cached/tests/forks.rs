@@ -41,34 +41,34 @@ fn live_on(heap: &ThreadCached, layout: Layout, blocks: Vec<Given>) -> Result<()
     again.is_empty().then_some(7).map_or(Ok(()), Err)
 }
 
-#[test]
-fn a_child_takes_over_what_threads_had_that_it_has_not() {
-    static HEAP: ThreadCached = ThreadCached::new();
-    let layout = Layout::from_size_align(200, 16).expect("a layout");
+/// Forks while a thread that filled the heap waits; the child, which has it not, lives on.
+fn with_a_thread_that_waits(
+    heap: &ThreadCached,
+    layout: Layout,
+    live_on: impl FnOnce(Vec<Given>) -> Result<(), i32>,
+) {
     let (filled, done) = (Barrier::new(2), Barrier::new(2));
     let blocks = Mutex::new(Vec::new());
     thread::scope(|scope| {
         scope.spawn(|| {
-            *blocks.lock().unwrap() = fill(&HEAP, layout).expect("there is memory");
+            *blocks.lock().unwrap() = fill(heap, layout).expect("there is memory");
             filled.wait();
             done.wait();
         });
         filled.wait();
         let blocks = std::mem::take(&mut *blocks.lock().unwrap());
-        HEAP.freeze();
-        // SAFETY: the child calls nothing but the heap, which was frozen, and ends without cleaning up.
+        heap.freeze();
+        // SAFETY: the child calls the heap, which was frozen, and starts threads at most, and ends without cleaning up.
         let child = unsafe { libc::fork() };
         if child == 0 {
             // SAFETY: frozen by the thread that this one is a copy of.
-            let result = unsafe {
-                HEAP.thaw_in_child();
-                live_on(&HEAP, layout, blocks)
-            };
+            unsafe { heap.thaw_in_child() };
+            let result = live_on(blocks);
             // SAFETY: ends the child at once.
             unsafe { libc::_exit(result.err().unwrap_or(0)) };
         }
         // SAFETY: frozen above.
-        unsafe { HEAP.thaw() };
+        unsafe { heap.thaw() };
         let mut status = -1;
         // SAFETY: the status is writable.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
@@ -76,44 +76,22 @@ fn a_child_takes_over_what_threads_had_that_it_has_not() {
         assert!(libc::WIFEXITED(status), "the child was killed: {status}");
         assert_eq!(libc::WEXITSTATUS(status), 0, "how far the child came");
     });
-    HEAP.check().expect("the parent's heap is whole");
+    heap.check().expect("the parent's heap is whole");
+}
+
+#[test]
+fn a_child_takes_over_what_threads_had_that_it_has_not() {
+    static HEAP: ThreadCached = ThreadCached::new();
+    let layout = Layout::from_size_align(200, 16).expect("a layout");
+    with_a_thread_that_waits(&HEAP, layout, |blocks| live_on(&HEAP, layout, blocks));
 }
 
 #[test]
 fn a_child_starts_a_thread_before_it_needs_memory() {
     static HEAP: ThreadCached = ThreadCached::new();
     let layout = Layout::from_size_align(200, 16).expect("a layout");
-    let filled = Barrier::new(2);
-    let done = Barrier::new(2);
-    thread::scope(|scope| {
-        // So that the child has a part that belongs to no thread.
-        scope.spawn(|| {
-            let blocks = fill(&HEAP, layout).expect("there is memory");
-            filled.wait();
-            done.wait();
-            drop(blocks);
-        });
-        filled.wait();
-        let own = fill(&HEAP, layout).expect("there is memory");
-        HEAP.freeze();
-        // SAFETY: the child calls nothing but the heap, which was frozen, and threads, and ends without cleaning up.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: frozen by the thread that this one is a copy of.
-            unsafe { HEAP.thaw_in_child() };
-            let result = with_another_thread(&HEAP, layout, own);
-            // SAFETY: ends the child at once.
-            unsafe { libc::_exit(result.err().unwrap_or(0)) };
-        }
-        // SAFETY: frozen above.
-        unsafe { HEAP.thaw() };
-        let mut status = -1;
-        // SAFETY: the status is writable.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        done.wait();
-        assert!(libc::WIFEXITED(status), "the child was killed: {status}");
-        assert_eq!(libc::WEXITSTATUS(status), 0, "how far the child came");
-    });
+    let own = fill(&HEAP, layout).expect("there is memory");
+    with_a_thread_that_waits(&HEAP, layout, |_| with_another_thread(&HEAP, layout, own));
 }
 
 /// The child's second thread is the first to need slabs; its first one's part stays its own, with what is at hand there.

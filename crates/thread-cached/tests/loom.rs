@@ -259,6 +259,11 @@ impl Visited {
         self.turn.go();
     }
 
+    fn visitor(visited: &Arc<Self>) -> thread::JoinHandle<()> {
+        let visited = visited.clone();
+        thread::spawn(move || visited.visit())
+    }
+
     /// Everything came home.
     fn has(&self, count: usize) {
         self.part.receive();
@@ -270,10 +275,7 @@ impl Visited {
 fn a_part_is_visited_while_others_push() {
     loom::model(|| {
         let visited = Arc::new(Visited::new());
-        let visitor = {
-            let visited = visited.clone();
-            thread::spawn(move || visited.visit())
-        };
+        let visitor = Visited::visitor(&visited);
         let pusher = {
             let visited = visited.clone();
             // SAFETY: the parcels are this thread's.
@@ -294,10 +296,7 @@ fn an_owner_has_turns_while_it_is_visited() {
         let visited = Arc::new(Visited::new());
         // SAFETY: the parcel is this thread's.
         unsafe { visited.part.mailbox.push(freed()) };
-        let visitor = {
-            let visited = visited.clone();
-            thread::spawn(move || visited.visit())
-        };
+        let visitor = Visited::visitor(&visited);
         visited.work();
         visited.work();
         visitor.join().unwrap();
@@ -311,10 +310,7 @@ fn a_thread_ends_while_it_is_visited() {
         let visited = Arc::new(Visited::new());
         // SAFETY: the parcel is this thread's.
         unsafe { visited.part.mailbox.push(freed()) };
-        let visitor = {
-            let visited = visited.clone();
-            thread::spawn(move || visited.visit())
-        };
+        let visitor = Visited::visitor(&visited);
         // `part` of a third thread, which may take the orphan over, and has turns at it from then on.
         let heir = {
             let visited = visited.clone();
