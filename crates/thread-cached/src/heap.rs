@@ -535,7 +535,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     /// slabs that serve nothing. Of all threads, as much as there is; or else of those for which something waits, a bounded
     /// part of it. What they keep at hand is not touched, and who is in the middle of something does it itself.
     fn visit(&self, own: Option<NonNull<Local>>, all: bool) {
-        if !self.lock().has_threads_beside(own) {
+        let alone = usize::from(own.is_some());
+        if self.lock().threads() <= alone {
             return;
         }
         // The first of all barriers takes long, and nobody should have to wait for it.
@@ -845,15 +846,15 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         }
     }
 
-    /// Whether there are parts of other threads than that of this one.
-    fn has_threads_beside(&self, own: Option<NonNull<Local>>) -> bool {
-        self.owners as usize - self.orphans > usize::from(own.is_some())
+    /// How many parts belong to threads.
+    fn threads(&self) -> usize {
+        self.owners as usize - self.orphans
     }
 
     /// Lets a part keep its share of what the heap has.
     unsafe fn share_with(&self, local: NonNull<Local>) {
         // SAFETY: the caller promises its own part.
-        unsafe { Local::share_in(local, self.pages.used(), self.owners as usize - self.orphans) };
+        unsafe { Local::share_in(local, self.pages.used(), self.threads()) };
     }
 
     /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon, but

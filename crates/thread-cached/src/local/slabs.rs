@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use heapwright_core::HeapError;
 
 use super::place::Place;
+use super::stash::Chain;
 use super::{Local, NewSlab, Runs, Slabs};
 use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND, slab_class};
 use crate::classes::{ALL, PAGE, TABLE};
@@ -62,8 +63,7 @@ impl Local {
                 return runs.release([run]);
             }
             while !(*stash).has_room_for(run.pages) {
-                let older = (*stash).overflowing();
-                runs.release(older.map(|run| Self::run_of(local, run)));
+                Self::let_go(local, (*stash).overflowing(), runs);
             }
             Self::keep(local, run);
         }
@@ -135,10 +135,7 @@ impl Local {
     pub(crate) unsafe fn shrink_stash<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises its own part. Nobody uses what it kept.
         unsafe {
-            let unneeded = (*local.as_ptr()).stash.unneeded();
-            if !unneeded.is_empty() {
-                runs.release(unneeded.map(|run| Self::run_of(local, run)));
-            }
+            Self::let_go(local, (*local.as_ptr()).stash.unneeded(), runs);
         }
     }
 
@@ -150,10 +147,15 @@ impl Local {
     pub(crate) unsafe fn give_back_older<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises its own part. Nobody uses what it kept.
         unsafe {
-            let older = (*local.as_ptr()).stash.older(false);
-            if !older.is_empty() {
-                runs.release(older.map(|run| Self::run_of(local, run)));
-            }
+            Self::let_go(local, (*local.as_ptr()).stash.older(false), runs);
+        }
+    }
+
+    /// Gives back runs that were kept, if there are any.
+    unsafe fn let_go<R: Runs>(local: NonNull<Self>, kept: Chain, runs: &mut R) {
+        if !kept.is_empty() {
+            // SAFETY: the caller promises the part that kept them. Nobody uses them.
+            unsafe { runs.release(kept.map(|run| Self::run_of(local, run))) };
         }
     }
 
@@ -408,10 +410,7 @@ impl Local {
     pub(crate) unsafe fn settle<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part. Nobody uses what it kept.
         unsafe {
-            let kept = (*local.as_ptr()).stash.older(true);
-            if !kept.is_empty() {
-                runs.release(kept.map(|run| Self::run_of(local, run)));
-            }
+            Self::let_go(local, (*local.as_ptr()).stash.older(true), runs);
         }
         for class in 0..ALL {
             // SAFETY: the caller promises the part; what is in a list is a slab.
