@@ -58,6 +58,9 @@ pub(crate) const DESC: usize = size_of::<Desc>();
 /// The bit that marks the header of a run in use, as the block engine marks blocks.
 const USED: usize = 1;
 
+/// Bytes of what the kernel makes a huge page.
+pub(crate) const HUGE: usize = 2 << 20;
+
 /// Bits that the descriptor of a slab has room for.
 pub(crate) const WORDS: usize = 8;
 
@@ -137,8 +140,8 @@ pub(crate) struct Chunk {
     pub(crate) first: u32,
     /// Pages that serve something.
     pub(crate) used: u32,
-    /// Whether any of it may have huge pages.
-    pub(crate) huge: bool,
+    /// Which parts of it that a huge page could serve may have one: a bit for each.
+    pub(crate) huge: u32,
 }
 
 /// Where the entries begin.
@@ -167,15 +170,7 @@ impl Chunk {
             }
             let first = head.div_ceil(PAGE) as u32;
             let descs = region.start.add(Self::descs(pages)).cast();
-            chunk.write(Self {
-                next,
-                region,
-                descs,
-                pages: pages as u32,
-                first,
-                used: 0,
-                huge: false,
-            });
+            chunk.write(Self { next, region, descs, pages: pages as u32, first, used: 0, huge: 0 });
         }
         chunk
     }
@@ -193,6 +188,11 @@ impl Chunk {
     pub(crate) const fn room(shift: u32) -> usize {
         let pages = (1 << shift) / PAGE;
         pages - (Self::enough_for(pages) - pages)
+    }
+
+    /// Whether a page may be part of a huge one.
+    pub(crate) fn is_huge(&self, page: usize) -> bool {
+        self.huge & (1 << (page * PAGE / HUGE)) != 0
     }
 
     /// The descriptor of a page; of the end, for the number of pages.

@@ -13,6 +13,7 @@
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs.
 
+mod growth;
 mod mapped;
 
 use core::ops::Range;
@@ -24,13 +25,13 @@ use heapwright_core::{
     Broken, FreeBlock, HeapBackend, OutOfMemory, Policy, Region, Request, ensure,
 };
 
+use self::growth::Growth;
+use self::mapped::Spares;
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
-use self::mapped::{HUGE, Spares};
 use crate::chunk::{
-    ASIDE, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, INSIDE, LARGE, Table, block_of, desc_of,
-    slab_class,
+    ASIDE, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, HUGE, INSIDE, LARGE, Table, block_of, desc_of,
 };
-use crate::classes::{PAGE, TABLE};
+use crate::classes::PAGE;
 
 /// The binary logarithm of the length of a chunk, where the backend has that much.
 const CHUNK_SHIFT: u32 = 25;
@@ -47,10 +48,6 @@ const EXCHANGES: usize = 64;
 const STAY: usize = 8;
 /// Pages of what the kernel makes a huge page.
 const HUGE_PAGES: usize = HUGE / PAGE;
-/// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are used.
-const STEP: usize = (64 << 10) / PAGE;
-/// From so many pages in use on: of a smaller heap they would be more than a sixteenth.
-const STEP_FROM: usize = 16 * STEP;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
 const CALM: u8 = 4;
 /// How often dirty pages decay, in milliseconds.
@@ -117,14 +114,7 @@ pub(crate) struct Pages<B, P> {
     decayed: u64,
     /// Whether the backend can discard.
     discards: bool,
-    /// From how many bytes on the heap grows by huge pages.
-    huge_from: usize,
-    /// What of the first chunk is beyond that, until a run reaches it. A process that never gets there is never put on
-    /// the list of those whose pages the kernel collects, which costs more than all else in its first request.
-    huge_later: Option<Region>,
-    /// Where that begins, ever after, or the first chunk ends: pages below are small ones, of which several become present
-    /// at a time. Zero where memory is dear, and no pages are ever huge, or threads are [several](Self::leave_to_threads).
-    small_end: usize,
+    growth: Growth,
 }
 
 // SAFETY: all pointers lead into regions that belong to the heap alone and go where it goes.
@@ -148,9 +138,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             calm: 0,
             decayed: 0,
             discards: true,
-            huge_from,
-            huge_later: None,
-            small_end: 0,
+            growth: Growth::new(huge_from),
         }
     }
 
@@ -252,29 +240,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// From now on pages become present when they are touched, each for itself: several threads do that side by side, and
-    /// would have to wait for the lock otherwise.
+    /// There are several threads from now on.
     pub(crate) fn leave_to_threads(&mut self) {
-        self.small_end = 0;
-    }
-
-    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than a short run needs are made present at once,
-    /// which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it is, so
-    /// that it may grow, or be touched in part only.
-    fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
-        let end = self.address(block) + STEP * PAGE;
-        let short = align == 1 && pages <= STEP / 2 && block.size() / DESC >= STEP;
-        if !short || self.used < STEP_FROM || end > self.small_end {
-            return self.cut(CLEAN, block, pages, align);
-        }
-        let run = self.cut(CLEAN, block, STEP, 1);
-        // SAFETY: the pages were just taken; those behind the first few are given back.
-        unsafe {
-            self.source.populate(run.region());
-            self.used += STEP - pages;
-            self.cut_end(run, pages);
-        }
-        Run { pages, ..run }
+        self.growth.leave_to_threads();
     }
 
     /// Takes pages out of a free run, and puts back what is left in front and behind.
@@ -310,15 +278,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             Chunk::entry(chunk.cast(), run.page + pages - 1).store(INSIDE, Relaxed);
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
-            if let Some(later) = self.huge_later
-                && run.region().end() > later.addr()
-                && chunk.addr().get() < later.addr()
-            {
-                if self.is_dense(chunk) {
-                    self.source.offer_huge_pages(later);
-                    (*chunk.as_ptr()).huge = true;
-                }
-                self.huge_later = None;
+            if kind == CLEAN {
+                self.note_growth(&run);
             }
             run
         }
@@ -359,15 +320,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let block = self.lay(kind, chunk, page, pages);
             self.index(kind).policy.insert(block);
-        }
-    }
-
-    /// The address of a free run.
-    fn address(&self, block: FreeBlock) -> usize {
-        // SAFETY: a free block stands for a run of a chunk of ours.
-        unsafe {
-            let (chunk, page) = self.place(desc_of(block));
-            Chunk::page(chunk, page).addr().get()
         }
     }
 
@@ -485,7 +437,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// are none left. A huge page of which a part is discarded is none any more, and its pages cost a fault each when they
     /// serve again: that is for those that are not needed for long.
     fn discard_huge_down_to(&mut self, keep: usize) {
-        if self.huge_from == usize::MAX {
+        if !self.growth.has_huge_pages() {
             return self.discard_down_to(keep);
         }
         self.give_back_spares(self.idle_pages().saturating_sub(keep));
@@ -718,56 +670,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: one is a chunk, the other was just given.
         unsafe {
             let chunk = Chunk::make(region, size, self.chunks);
-            // Chunks fill up from below: what lies above in the first one is used when the heap is that large. It stays
-            // until the heap goes, as what its threads share lies in it.
-            let head = chunk.as_ref().first as usize * PAGE;
-            if self.huge_from < usize::MAX {
-                if previous.is_none() {
-                    let small = self.huge_from.saturating_add(head).min(size);
-                    let huge =
-                        Region { start: region.start.add(small), size: size - small, ..region };
-                    self.small_end = huge.addr();
-                    self.huge_later = (huge.size > 0).then_some(huge);
-                } else if previous.is_some_and(|previous| self.is_dense(previous)) {
-                    self.source.offer_huge_pages(region);
-                    (*chunk.as_ptr()).huge = true;
-                }
-            }
+            self.begin_growth(chunk, previous);
             Some(chunk)
-        }
-    }
-
-    /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones and blocks of
-    /// which what is far from their beginnings is present. Of others each beginning would be a huge page. Where that is
-    /// present anyhow, by huge pages or [by the step](Self::cut_clean), it tells nothing, and they are not believed: so a
-    /// chunk of blocks with huge pages is followed by one without, which tells anew.
-    unsafe fn is_dense(&self, chunk: NonNull<Chunk>) -> bool {
-        /// At most about so many are looked at, for each is a system call.
-        const LOOKED_AT: usize = 64;
-        // SAFETY: the caller promises a chunk; the lock of the page heap is held.
-        unsafe {
-            let (huge, used) = ((*chunk.as_ptr()).huge, (*chunk.as_ptr()).used as usize);
-            let (mut sparse, mut looked_at, mut filled) = (0, 0, false);
-            Self::runs(chunk, &mut |run, entry| {
-                let length = match entry {
-                    LARGE => run.pages * PAGE,
-                    _ => slab_class(entry).map_or(0, |class| TABLE[class].size as usize),
-                };
-                if length <= PAGE {
-                    return;
-                }
-                let tells = !huge && run.pages > STEP / 2;
-                // Of many, those that fill equal parts of the chunk.
-                let due = looked_at * used <= run.page * LOOKED_AT;
-                if tells && due && looked_at < LOOKED_AT {
-                    filled = self.source.is_present(run.start().addr().get() + length / 4 * 3);
-                    looked_at += 1;
-                }
-                if !tells || !filled {
-                    sparse += run.pages;
-                }
-            });
-            used > 0 && sparse <= used / 2
         }
     }
 

@@ -17,7 +17,7 @@ use core::ptr::{self, NonNull};
 use heapwright_core::{Broken, HeapBackend, Policy, Region, ensure};
 
 use super::Pages;
-use crate::chunk::Table;
+use crate::chunk::{HUGE, Table};
 use crate::classes::PAGE;
 
 /// From how many bytes on a block has a mapping of its own, where the backend has such.
@@ -46,8 +46,6 @@ const LIKE: usize = 8;
 /// Longer ones that are to be zero get their zeros from the kernel as they are touched, which may be here and there only;
 /// shorter ones are cleared if most of them is present, which costs less than to fault them in again.
 const MOST_CLEARED: usize = 32 << 20;
-/// What the kernel makes huge pages of.
-pub(super) const HUGE: usize = 2 << 20;
 
 impl Mapping {
     /// Where the block begins.
@@ -170,7 +168,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Has huge pages for as many of a region as lie wholly in it.
     unsafe fn offer_huge_pages_of(&mut self, region: Region) {
-        if self.huge_from < usize::MAX {
+        if self.growth.has_huge_pages() {
             // SAFETY: the caller promises a region of ours.
             unsafe { self.source.offer_huge_pages(region) };
         }

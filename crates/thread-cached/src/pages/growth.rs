@@ -1,0 +1,237 @@
+//! How the pages that a heap grows by become present in memory: each for itself, some at a time, or as huge ones.
+//!
+//! A fault for each small page is most of what a growing program pays for its memory. A huge page costs as much as a few
+//! of them, and serves five hundred; but a heap holds up to 2 MiB more by it, all of which may never be needed. So what
+//! the first chunk's pages become is decided when a run reaches them:
+//!
+//! * from [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) bytes on, huge ones: there they are an eighth of the heap at most;
+//! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did on the
+//!   whole: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later;
+//! * below, some small pages at a time, as long as there is one thread.
+//!
+//! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense).
+
+use core::ptr::NonNull;
+
+use heapwright_core::{FreeBlock, HeapBackend, Policy, Region};
+
+use super::{Pages, Run};
+use crate::chunk::{CLEAN, Chunk, DESC, HUGE, LARGE, desc_of, slab_class};
+use crate::classes::{PAGE, TABLE};
+
+/// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are used.
+const STEP: usize = (64 << 10) / PAGE;
+/// From so many pages in use on: of a smaller heap they would be more than a sixteenth.
+const STEP_FROM: usize = 16 * STEP;
+/// A run of more pages is a long one: it may be left to grow, or be touched in part only.
+const SHORT: usize = STEP / 2;
+/// The part of [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) from which on the pace decides.
+const PACE_FROM: usize = 4;
+/// Growth is looked at every so many bytes.
+const MARK: usize = 1 << 20;
+
+/// How far the first chunk had filled up, and when.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// A multiple of [`MARK`].
+    place: usize,
+    /// In nanoseconds.
+    time: u64,
+}
+
+/// What decides how pages become present.
+pub(super) struct Growth {
+    /// From how many bytes on the heap grows by huge pages.
+    huge_from: usize,
+    /// Where the first chunk is next looked at, when a run reaches beyond: at the next mark, or where huge pages begin
+    /// whatever the pace. Beyond all addresses when all is decided. A process that never gets to huge pages is never put
+    /// on the list of those whose pages the kernel collects, which costs more than all else in its first request.
+    next_look: usize,
+    /// Where huge pages begin whatever the pace, or the first chunk ends.
+    paced_end: usize,
+    /// Below, several small pages become present at a time. Zero where memory is dear, and no pages are ever huge, or threads
+    /// are several: each lets pages become present when it touches them, and would have to wait for the lock otherwise.
+    steps_end: usize,
+    /// The first mark, and the last one.
+    marks: Option<(Mark, Mark)>,
+}
+
+impl Growth {
+    pub(super) const fn new(huge_from: usize) -> Self {
+        Self { huge_from, next_look: usize::MAX, paced_end: 0, steps_end: 0, marks: None }
+    }
+
+    /// Whether pages may be huge at all.
+    pub(super) const fn has_huge_pages(&self) -> bool {
+        self.huge_from < usize::MAX
+    }
+
+    /// From now on pages become present when they are touched, each for itself.
+    pub(super) fn leave_to_threads(&mut self) {
+        self.steps_end = 0;
+    }
+
+    /// A mark is reached: whether the heap grew no more slowly since the last one than it did since the first, but for a
+    /// half more of the time, which chance may have taken.
+    fn keeps_pace(&mut self, now: Mark) -> bool {
+        let (first, last) = self.marks.unwrap_or((now, now));
+        self.marks = Some((first, now));
+        let since = |then: Mark| {
+            let time = now.time.saturating_sub(then.time);
+            (u128::from(time), ((now.place - then.place) / MARK) as u128)
+        };
+        let ((time, marks), (time_in_all, marks_in_all)) = (since(last), since(first));
+        marks > 0 && 2 * time * marks_in_all <= 3 * time_in_all * marks
+    }
+}
+
+impl<B: HeapBackend, P: Policy> Pages<B, P> {
+    /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up from
+    /// below. That stays until the heap goes, as what its threads share lies in it.
+    pub(super) unsafe fn begin_growth(
+        &mut self,
+        chunk: NonNull<Chunk>,
+        previous: Option<NonNull<Chunk>>,
+    ) {
+        if !self.growth.has_huge_pages() {
+            return;
+        }
+        // SAFETY: the caller promises chunks.
+        unsafe {
+            let Chunk { region, first, .. } = *chunk.as_ptr();
+            if previous.is_none() {
+                let from = self.growth.huge_from.saturating_add(first as usize * PAGE);
+                let growth = &mut self.growth;
+                growth.paced_end = region.addr() + from.min(region.size);
+                growth.steps_end = growth.paced_end;
+                growth.next_look = growth.paced_end.min(region.addr() + MARK);
+            } else if previous.is_some_and(|previous| self.is_dense(previous, None)) {
+                self.make_huge(chunk, region);
+            }
+        }
+    }
+
+    /// Lets pages of a chunk be huge, as far as they lie wholly in a region.
+    unsafe fn make_huge(&mut self, chunk: NonNull<Chunk>, region: Region) {
+        // SAFETY: the caller promises a region of the chunk.
+        unsafe {
+            self.source.offer_huge_pages(region);
+            let offset = |addr: usize| addr - chunk.addr().get();
+            let (first, last) = (offset(region.addr()).div_ceil(HUGE), offset(region.end()) / HUGE);
+            for page in first..last {
+                (*chunk.as_ptr()).huge |= 1 << page;
+            }
+        }
+    }
+
+    /// Part of a clean run was taken: looks at the growth, if it reaches beyond where that is due.
+    #[inline]
+    pub(super) unsafe fn note_growth(&mut self, run: &Run) {
+        let due = self.growth.next_look;
+        if run.region().end() > due && run.chunk.addr().get() < due {
+            // SAFETY: the caller promises the run.
+            unsafe { self.look_at_growth(run) };
+        }
+    }
+
+    #[cold]
+    unsafe fn look_at_growth(&mut self, run: &Run) {
+        // SAFETY: the caller promises a run of the first chunk.
+        unsafe {
+            let Chunk { region, first, .. } = *run.chunk.as_ptr();
+            let end = run.region().end();
+            let part = |from: usize, to: usize| Region {
+                start: region.start.add(from - region.addr()),
+                size: to - from,
+                zeroed: false,
+            };
+            let mut at = self.growth.next_look;
+            let keeps_pace =
+                self.growth.keeps_pace(Mark { place: (end - 1) / MARK * MARK, time: time() });
+            let dense = keeps_pace && self.is_dense(run.chunk, Some(run));
+            let paced_from =
+                region.addr() + first as usize * PAGE + self.growth.huge_from / PACE_FROM;
+            let paced_end = self.growth.paced_end;
+            while at < end && at < paced_end {
+                if dense && at.is_multiple_of(HUGE) && at >= paced_from {
+                    self.make_huge(run.chunk, part(at, at + HUGE));
+                }
+                at = paced_end.min(at + MARK);
+            }
+            if at < end {
+                if self.is_dense(run.chunk, None) {
+                    self.make_huge(run.chunk, part(at, region.end()));
+                }
+                at = usize::MAX;
+            }
+            self.growth.next_look = at;
+        }
+    }
+
+    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than a short run needs are made present at once,
+    /// which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it is.
+    pub(super) fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
+        // SAFETY: a free block stands for a run of a chunk of ours.
+        let (end, huge) = unsafe {
+            let (chunk, page) = self.place(desc_of(block));
+            (Chunk::page(chunk, page).addr().get() + STEP * PAGE, chunk.as_ref().is_huge(page))
+        };
+        let short = align == 1 && pages <= SHORT && block.size() / DESC >= STEP;
+        let small = !huge && end <= self.growth.steps_end;
+        if !short || !small || self.used < STEP_FROM {
+            return self.cut(CLEAN, block, pages, align);
+        }
+        let run = self.cut(CLEAN, block, STEP, 1);
+        // SAFETY: the pages were just taken; those behind the first few are given back.
+        unsafe {
+            if !run.chunk.as_ref().is_huge(run.page) {
+                self.source.populate(run.region());
+            }
+            self.used += STEP - pages;
+            self.cut_end(run, pages);
+        }
+        Run { pages, ..run }
+    }
+
+    /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones and blocks of
+    /// which what is far from their beginnings is present. Of others each beginning would be a huge page. Where that is
+    /// present anyhow, by huge pages or [by the step](Self::cut_clean), it tells nothing, and they are not believed: so
+    /// blocks with huge pages are followed by some without, which tell anew. A long run that was just taken is not believed
+    /// either, and of others that are known there must be half as much.
+    unsafe fn is_dense(&self, chunk: NonNull<Chunk>, taken: Option<&Run>) -> bool {
+        /// At most about so many are looked at, for each is a system call.
+        const LOOKED_AT: usize = 64;
+        // SAFETY: the caller promises a chunk; the lock of the page heap is held.
+        unsafe {
+            let used = chunk.as_ref().used as usize;
+            let taken = taken.map_or(0, |run| if run.pages > STEP { run.pages } else { 0 });
+            let (mut sparse, mut dense, mut looked_at, mut filled) = (taken, 0, 0, false);
+            Self::runs(chunk, &mut |run, entry| {
+                let length = match entry {
+                    LARGE => run.pages * PAGE,
+                    _ => slab_class(entry).map_or(0, |class| TABLE[class].size as usize),
+                };
+                if length <= PAGE {
+                    return;
+                }
+                let tells = run.pages > SHORT && !chunk.as_ref().is_huge(run.page);
+                // Of many, those that fill equal parts of the chunk.
+                let due = looked_at * used <= run.page * LOOKED_AT;
+                if tells && due && looked_at < LOOKED_AT {
+                    filled = self.source.is_present(run.start().addr().get() + length / 4 * 3);
+                    looked_at += 1;
+                }
+                *if tells && filled { &mut dense } else { &mut sparse } += run.pages;
+            });
+            used > 0 && sparse <= used / 2 && dense >= taken / 2
+        }
+    }
+}
+
+/// Nanoseconds since some moment.
+fn time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
