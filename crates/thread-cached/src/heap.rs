@@ -851,10 +851,13 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         self.owners as usize - self.orphans
     }
 
-    /// Lets a part keep its share of what the heap has.
-    unsafe fn share_with(&self, local: NonNull<Local>) {
+    /// Lets a part keep its share of what the heap has, and tell how many objects it took.
+    unsafe fn share_with(&mut self, local: NonNull<Local>) {
         // SAFETY: the caller promises its own part.
-        unsafe { Local::share_in(local, self.pages.used(), self.threads()) };
+        unsafe {
+            Local::share_in(local, self.pages.used(), self.threads());
+            self.pages.note_objects(Local::taken(local));
+        }
     }
 
     /// Makes the parts of threads that are gone orphans; not in the child at once, which mostly replaces itself soon, but

@@ -161,6 +161,8 @@ pub(crate) struct Local {
     looks_seen: u16,
     /// Whether something waited then, and the owner had not looked for it since they asked before.
     pub(crate) asleep: AtomicBool,
+    /// How many objects were taken that the page heap does not know of, when time was last looked at.
+    taken: u32,
     /// When time is next worth looking at, in milliseconds.
     next_time: u64,
     outgoing: Outgoing,
@@ -207,6 +209,7 @@ impl Local {
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
             (&raw mut (*local).next_time).write(0);
             (&raw mut (*local).ticks).write(TICKS);
+            (&raw mut (*local).taken).write(0);
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).next_bin).write(0);
             (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
@@ -505,6 +508,16 @@ impl Local {
         unsafe { (*local.as_ptr()).ticks -= TICKS_OF_A_RUN };
     }
 
+    /// How many objects were taken since this was asked before, about.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn taken(local: NonNull<Self>) -> u32 {
+        // SAFETY: the caller promises its own part.
+        unsafe { mem::take(&mut (*local.as_ptr()).taken) }
+    }
+
     /// Whether a run may be taken before that.
     ///
     /// # Safety
@@ -544,6 +557,8 @@ impl Local {
                 return false;
             }
             (*local.as_ptr()).ticks = TICKS;
+            let taken = (*local.as_ptr()).taken.saturating_add(TICKS as u32);
+            (*local.as_ptr()).taken = taken;
             if Self::has_mail(local) {
                 Self::receive(local, runs);
             }

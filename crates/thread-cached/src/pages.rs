@@ -240,6 +240,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
+    /// So many objects were taken since this was said before.
+    pub(crate) fn note_objects(&mut self, count: u32) {
+        self.growth.note_objects(count);
+    }
+
     /// There are several threads from now on.
     pub(crate) fn leave_to_threads(&mut self) {
         self.growth.leave_to_threads();

@@ -171,13 +171,37 @@ fn what_is_filled_gets_huge_pages() {
         }
         offered.load(Relaxed) / MIB
     }
-    assert!(offered(8 * MIB / 200, 200, true) < 1, "a small heap");
+    assert!(offered(3 * MIB / 200, 200, true) < 1, "a small heap");
     assert!(offered(96 * MIB / 200, 200, true) > 64, "small objects");
     assert!(offered(96 * MIB / 200, 200, false) > 64, "whatever is present");
     assert!(offered(200, MIB, true) > 64, "blocks that are filled");
     assert!(offered(200, MIB, false) < 1, "beginnings of blocks");
     assert!(offered(20, 10 * MIB, true) > 150, "mappings that are filled");
     assert!(offered(20, 10 * MIB, false) < 1, "beginnings of mappings");
+}
+
+#[test]
+fn a_heap_of_a_few_mib_gets_huge_pages_while_it_keeps_its_pace() {
+    /// Allocates 12 MiB that stay, the second half of it with so many objects for each that do not; how many MiB were
+    /// offered huge pages by the end.
+    fn offered(passing: usize) -> usize {
+        let offered: &'static AtomicUsize = Box::leak(Box::default());
+        let heap = ThreadCached::<Noting>::over(Noting(Mmap::new(), offered, true));
+        let objects = 12 * MIB / 200;
+        for at in 0..objects {
+            heap.allocate(layout(200)).unwrap();
+            for _ in 0..if at > objects / 2 { passing } else { 0 } {
+                let passing = heap.allocate(layout(200)).unwrap();
+                // SAFETY: in use.
+                unsafe { heap.deallocate(passing) }.unwrap();
+            }
+        }
+        heap.check().unwrap();
+        offered.load(Relaxed) / MIB
+    }
+    let (steady, slow) = (offered(0), offered(9));
+    assert!((6..12).contains(&steady), "{steady} of 12 MiB");
+    assert!(slow <= 4, "of 12 MiB, {steady} at a steady pace and {slow} of what went slowly");
 }
 
 #[test]

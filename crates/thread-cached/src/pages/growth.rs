@@ -6,7 +6,8 @@
 //!
 //! * from [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) bytes on, huge ones: there they are an eighth of the heap at most;
 //! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did on the
-//!   whole: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later;
+//!   whole: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
+//!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow;
 //! * below, some small pages at a time, as long as there is one thread.
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense).
@@ -30,12 +31,15 @@ const PACE_FROM: usize = 4;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
 
+/// As many objects at least are taken for each mark, as it were: so few tell nothing.
+const OBJECTS_A_MARK: u64 = 128;
+
 /// How far the first chunk had filled up, and when.
 #[derive(Clone, Copy)]
 struct Mark {
-    /// A multiple of [`MARK`].
-    place: usize,
-    /// In nanoseconds.
+    /// In [`MARK`]s.
+    place: u64,
+    /// In objects.
     time: u64,
 }
 
@@ -52,13 +56,22 @@ pub(super) struct Growth {
     /// Below, several small pages become present at a time. Zero where memory is dear, and no pages are ever huge, or threads
     /// are several: each lets pages become present when it touches them, and would have to wait for the lock otherwise.
     steps_end: usize,
+    /// How many objects were taken so far.
+    objects: u64,
     /// The first mark, and the last one.
     marks: Option<(Mark, Mark)>,
 }
 
 impl Growth {
     pub(super) const fn new(huge_from: usize) -> Self {
-        Self { huge_from, next_look: usize::MAX, paced_end: 0, steps_end: 0, marks: None }
+        Self {
+            huge_from,
+            next_look: usize::MAX,
+            paced_end: 0,
+            steps_end: 0,
+            objects: 0,
+            marks: None,
+        }
     }
 
     /// Whether pages may be huge at all.
@@ -71,15 +84,19 @@ impl Growth {
         self.steps_end = 0;
     }
 
-    /// A mark is reached: whether the heap grew no more slowly since the last one than it did since the first, but for a
-    /// half more of the time, which chance may have taken.
-    fn keeps_pace(&mut self, now: Mark) -> bool {
+    /// So many objects were taken since this was said before.
+    pub(super) fn note_objects(&mut self, count: u32) {
+        self.objects += u64::from(count);
+    }
+
+    /// A place is reached: whether the heap grew no more slowly since the last mark than since the first, but for a half more
+    /// of the time, which chance may have taken.
+    fn keeps_pace(&mut self, place: usize) -> bool {
+        let place = (place / MARK) as u64;
+        let now = Mark { place, time: self.objects + place * OBJECTS_A_MARK };
         let (first, last) = self.marks.unwrap_or((now, now));
         self.marks = Some((first, now));
-        let since = |then: Mark| {
-            let time = now.time.saturating_sub(then.time);
-            (u128::from(time), ((now.place - then.place) / MARK) as u128)
-        };
+        let since = |then: Mark| (now.time - then.time, now.place - then.place);
         let ((time, marks), (time_in_all, marks_in_all)) = (since(last), since(first));
         marks > 0 && 2 * time * marks_in_all <= 3 * time_in_all * marks
     }
@@ -146,8 +163,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 zeroed: false,
             };
             let mut at = self.growth.next_look;
-            let keeps_pace =
-                self.growth.keeps_pace(Mark { place: (end - 1) / MARK * MARK, time: time() });
+            let keeps_pace = self.growth.keeps_pace(end - region.addr());
             let dense = keeps_pace && self.is_dense(run.chunk, Some(run));
             let paced_from =
                 region.addr() + first as usize * PAGE + self.growth.huge_from / PACE_FROM;
@@ -226,12 +242,4 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             used > 0 && sparse <= used / 2 && dense >= taken / 2
         }
     }
-}
-
-/// Nanoseconds since some moment.
-fn time() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the time is writable.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
