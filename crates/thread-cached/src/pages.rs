@@ -608,7 +608,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
         let dirty = self.dirty.pages;
         self.discard_down_to(0);
-        given + (dirty - self.dirty.pages) * PAGE
+        given + (dirty - self.dirty.pages) * PAGE + self.discard_rests()
     }
 
     /// Puts all runs of a chunk into the indexes, or takes them out.

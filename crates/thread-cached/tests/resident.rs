@@ -164,6 +164,27 @@ fn dawdle(heap: &ThreadCached) {
     }
 }
 
+/// What a fresh heap of so many bytes in objects of 1,000 makes resident beyond those, before and after a trim.
+fn of_rests(bytes: usize) -> [usize; 2] {
+    let heap = <ThreadCached>::new();
+    let start = resident();
+    let layout = Layout::from_size_align(1000, 8).expect("a layout");
+    for _ in 0..bytes / layout.size() {
+        // SAFETY: the block is that long.
+        unsafe { heap.allocate(layout).expect("memory").write_bytes(1, layout.size()) };
+    }
+    let before = resident() - start - bytes;
+    let given = heap.trim();
+    let after = resident() - start - bytes;
+    let went = before - after;
+    assert!(
+        (went..went + (1 << 20)).contains(&given),
+        "it says what it gave back: {given} of {went}"
+    );
+    heap.check().expect("a heap in order");
+    [before, after]
+}
+
 /// Whether larger pages come to those alone that ask for them.
 fn huge_pages_are_asked_for() -> bool {
     let folder = "/sys/kernel/mm/transparent_hugepage";
@@ -184,6 +205,11 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
             println!("beginnings of {count} blocks of {size} bytes: {} KiB", little >> 10);
             // Two pages for each: its own, and that of its descriptor or head. And of what is made present by the step.
             assert!(little < (3 << 20) + count * (8 << 10), "{count} of {size}: {little} bytes");
+        }
+        for mib in [6, 7, 8, 19] {
+            let [before, after] = of_rests(mib << 20);
+            println!("beside {mib} MiB: {} KiB, after a trim {}", before >> 10, after >> 10);
+            assert!(after < (mib << 20) / 8, "{after} bytes beside {mib} MiB");
         }
         let little = of_zeros_where_a_block_was(64 << 20);
         println!("zeros where a block was: {} KiB", little >> 10);

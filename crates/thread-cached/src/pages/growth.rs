@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 
 use heapwright_core::{FreeBlock, HeapBackend, Policy, Region};
 
-use super::{Pages, Run};
+use super::{HUGE_PAGES, Pages, Run};
 use crate::chunk::{CLEAN, Chunk, DESC, HUGE, LARGE, desc_of, slab_class};
 use crate::classes::{PAGE, TABLE};
 
@@ -207,6 +207,35 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.cut_end(run, pages);
         }
         Run { pages, ..run }
+    }
+
+    /// Gives back what never served anything, and is present for being part of a huge page; says how many bytes that was.
+    pub(super) fn discard_rests(&mut self) -> usize {
+        let mut given = 0;
+        let mut chunk = self.chunks;
+        while let Some(at) = NonNull::new(chunk) {
+            // SAFETY: the list leads from chunk to chunk; nobody uses the pages of a clean run.
+            unsafe {
+                Self::runs(at, &mut |run, entry| {
+                    let (first, end) = (run.page, run.page + run.pages);
+                    let from = first.next_multiple_of(HUGE_PAGES).min(end);
+                    let to = (end / HUGE_PAGES * HUGE_PAGES).max(from);
+                    for rest in [first..from, to..end] {
+                        let part = Run { page: rest.start, pages: rest.len(), ..run };
+                        let may_be =
+                            entry == CLEAN && part.pages > 0 && at.as_ref().is_huge(part.page);
+                        if may_be
+                            && self.source.is_present(part.start().addr().get())
+                            && self.source.discard(part.region())
+                        {
+                            given += part.pages * PAGE;
+                        }
+                    }
+                });
+                chunk = at.as_ref().next;
+            }
+        }
+        given
     }
 
     /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones and blocks of
