@@ -49,11 +49,12 @@
 //! 1 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
-//! present as a whole: beyond the first 16 MiB of the heap, 32 MiB at a time, if of the chunk before most serves objects of
-//! at most 8 KiB, or is seen to be present far from where its block begins; and for a block from 4 MiB to 1 GiB (32 MiB,
-//! if it is to be zero), if the last such block was filled and not much shorter, or if it grows and is. A heap that does so
-//! holds up to 2 MiB of a huge page that nothing has used yet, and where it guesses wrongly, 2 MiB for each place that is
-//! touched.
+//! present as a whole: where most of a chunk serves objects of at most 8 KiB, or is seen to be present far from where its
+//! blocks begin. A heap of more than 4 MiB, about, has one more at a time while it keeps its pace: while it takes no more
+//! objects for each MiB that it grows by than so far, but for a half. Beyond 16 MiB it has them in any case, 32 MiB at a
+//! time. So has a block from 4 MiB to 1 GiB (32 MiB, if it is to be zero), if the last such block was filled and not much
+//! shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a huge page that nothing has used yet, until
+//! there is a trim, and where it guesses wrongly, 2 MiB for each place that is touched.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a
@@ -75,25 +76,25 @@
 //!
 //! Each part exchanged for another, all else as it is: time and peak footprint, geometric means over the sixteen
 //! workloads of `cargo xtask bench --matrix --strategies best-fit-tree,…`, both relative to glibc of the same run, on two
-//! cores of a virtual machine.
+//! cores of a virtual machine; the footprint without `producer-consumer`, where it depends on when its threads run.
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.56 | 1.14 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.56 | 1.14 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.57 | 1.15 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.57 | 1.15 |
-//! | huge pages | from 16 MiB on, 64 KiB of small ones at a time below | from 1 MiB on | 0.48 | 1.36 |
-//! | | | never, and small ones one by one | 0.58 | 1.11 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.58 | 1.11 |
-//! | | | one object | 0.98 | 1.07 |
-//! | backend | mappings | the program break, which has no huge pages | 0.57 | 1.14 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.56 | 1.14 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.23 | 1.10 |
+//! | all as it is | | | 0.53 | 1.12 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.13 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.12 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.53 | 1.16 |
+//! | huge pages | from 4 MiB on at a steady pace, 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.46 | 1.28 |
+//! | | | never, and small ones one by one | 0.56 | 1.08 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.55 | 1.12 |
+//! | | | one object | 0.94 | 1.11 |
+//! | backend | mappings | the program break, which has no huge pages | 0.55 | 1.10 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.53 | 1.14 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.24 | 1.10 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
-//! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take a seventh
-//! off the time, for a fifth more memory. Large heaps have them either way; who wants small ones fast sets
+//! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take an eighth
+//! off the time, for a seventh more memory. Large heaps have them either way; who wants small ones fast sets
 //! [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page. What threads keep at hand is
 //! two fifths of the speed and little memory, for what lies idle there goes back.
 #![no_std]
@@ -127,9 +128,9 @@ pub trait Design: 'static {
     /// the largest ones.
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
-    /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. Where time
-    /// counts more than memory, 1 MiB makes heaps of a few MiB a seventh faster; `usize::MAX` is for never, and for pages
-    /// that become present one by one.
+    /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter
+    /// of it on, it does so while it keeps its pace. Where time counts more than memory, 1 MiB makes heaps of a few MiB an
+    /// eighth faster; `usize::MAX` is for never, and for pages that become present one by one.
     const HUGE_FROM: usize = 16 << 20;
 }
 
