@@ -105,6 +105,20 @@ impl Desc {
         self.header & USED != 0
     }
 
+    /// Whether more than half of a slab's objects are free, about: its owner may be at work.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn is_mostly_free(this: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises a slab; both are made to be seen by others.
+        unsafe {
+            let capacity = usize::from((*this.as_ptr()).capacity.look());
+            let words = (*this.as_ptr()).bits.iter().take(capacity.div_ceil(64));
+            2 * words.map(|word| word.look().count_ones() as usize).sum::<usize>() > capacity
+        }
+    }
+
     /// Marks the run as one of `pages` pages in use.
     pub(crate) fn mark_used(&mut self, pages: usize) {
         self.header = (pages * DESC) | USED;

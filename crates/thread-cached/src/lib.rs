@@ -49,10 +49,11 @@
 //! 1 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
-//! present as a whole: where most of a chunk serves objects of at most 8 KiB, or is seen to be present far from where its
-//! blocks begin. A heap of more than 4 MiB, about, has one more at a time while it keeps its pace: while it takes no more
-//! objects for each MiB that it grows by than so far, but for a half. Beyond 16 MiB it has them in any case, 32 MiB at a
-//! time. So has a block from 4 MiB to 1 GiB (32 MiB, if it is to be zero), if the last such block was filled and not much
+//! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
+//! present far from where they begin. A heap of more than 4 MiB, about, asks for one at a time, by what the last 2 MiB serve,
+//! while it keeps its pace: while it takes no more objects for each MiB that it grows by than so far, but for a half. At 16
+//! MiB it asks for as many as it may need up to 32 MiB, and from then on for 32 MiB at a time, by what the last ones serve.
+//! So does a block from 4 MiB to 1 GiB (32 MiB, if it is to be zero), if the last such block was filled and not much
 //! shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a huge page that nothing has used yet, until
 //! there is a trim, and where it guesses wrongly, 2 MiB for each place that is touched.
 //!
@@ -129,8 +130,8 @@ pub trait Design: 'static {
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter
-    /// of it on, it does so while it keeps its pace. Where time counts more than memory, 1 MiB makes heaps of a few MiB an
-    /// eighth faster; `usize::MAX` is for never, and for pages that become present one by one.
+    /// of it on, it has them for each whole 2 MiB by which it grows at its pace. Where time counts more than memory, 1 MiB
+    /// makes heaps of a few MiB an eighth faster; `usize::MAX` is for never, and for pages that become present one by one.
     const HUGE_FROM: usize = 16 << 20;
 }
 

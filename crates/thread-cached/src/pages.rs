@@ -606,9 +606,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             }
         }
+        given += self.discard_rests();
         let dirty = self.dirty.pages;
         self.discard_down_to(0);
-        given + (dirty - self.dirty.pages) * PAGE + self.discard_rests()
+        given + (dirty - self.dirty.pages) * PAGE
     }
 
     /// Puts all runs of a chunk into the indexes, or takes them out.

@@ -2,7 +2,7 @@
 //!
 //! A fault for each small page is most of what a growing program pays for its memory. A huge page costs as much as a few
 //! of them, and serves five hundred; but a heap holds up to 2 MiB more by it, all of which may never be needed. So what
-//! the first chunk's pages become is decided when a run reaches them:
+//! pages become is decided when a run reaches them: in the first chunk as follows, in others when they are made.
 //!
 //! * from [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) bytes on, huge ones: there they are an eighth of the heap at most;
 //! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did on the
@@ -12,12 +12,13 @@
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense).
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use heapwright_core::{FreeBlock, HeapBackend, Policy, Region};
 
 use super::{HUGE_PAGES, Pages, Run};
-use crate::chunk::{CLEAN, Chunk, DESC, HUGE, LARGE, desc_of, slab_class};
+use crate::chunk::{CLEAN, Chunk, DESC, Desc, HUGE, LARGE, desc_of, slab_class};
 use crate::classes::{PAGE, TABLE};
 
 /// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are used.
@@ -122,7 +123,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 growth.paced_end = region.addr() + from.min(region.size);
                 growth.steps_end = growth.paced_end;
                 growth.next_look = growth.paced_end.min(region.addr() + MARK);
-            } else if previous.is_some_and(|previous| self.is_dense(previous, None)) {
+            } else if previous.is_some_and(|previous| {
+                self.is_dense(previous, 0..(*previous.as_ptr()).pages as usize, 0)
+            }) {
                 self.make_huge(chunk, region);
             }
         }
@@ -157,30 +160,32 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let Chunk { region, first, .. } = *run.chunk.as_ptr();
             let end = run.region().end();
+            let paced_from = self.growth.huge_from / PACE_FROM + first as usize * PAGE;
+            let paced_end = self.growth.paced_end;
             let part = |from: usize, to: usize| Region {
                 start: region.start.add(from - region.addr()),
                 size: to - from,
                 zeroed: false,
             };
-            let mut at = self.growth.next_look;
-            let keeps_pace = self.growth.keeps_pace(end - region.addr());
-            let dense = keeps_pace && self.is_dense(run.chunk, Some(run));
-            let paced_from =
-                region.addr() + first as usize * PAGE + self.growth.huge_from / PACE_FROM;
-            let paced_end = self.growth.paced_end;
-            while at < end && at < paced_end {
-                if dense && at.is_multiple_of(HUGE) && at >= paced_from {
-                    self.make_huge(run.chunk, part(at, at + HUGE));
+            let from = self.growth.next_look.max(region.addr().saturating_add(paced_from));
+            let whole = from.saturating_add(HUGE - 1) / HUGE * HUGE..end.min(paced_end);
+            let keeps_pace = self.growth.keeps_pace(end - 1 - region.addr());
+            if keeps_pace && !whole.is_empty() {
+                let page = (whole.start - region.addr()) / PAGE;
+                let taken = if run.pages > STEP { run.pages } else { 0 };
+                if self.is_dense(run.chunk, page.saturating_sub(HUGE_PAGES)..page, taken) {
+                    let pages = whole.step_by(HUGE);
+                    pages.for_each(|page| self.make_huge(run.chunk, part(page, page + HUGE)));
                 }
-                at = paced_end.min(at + MARK);
             }
-            if at < end {
-                if self.is_dense(run.chunk, None) {
-                    self.make_huge(run.chunk, part(at, region.end()));
-                }
-                at = usize::MAX;
+            if end <= paced_end {
+                self.growth.next_look = paced_end.min(end.next_multiple_of(MARK));
+                return;
             }
-            self.growth.next_look = at;
+            if self.is_dense(run.chunk, 0..run.page, 0) {
+                self.make_huge(run.chunk, part(paced_end, region.end()));
+            }
+            self.growth.next_look = usize::MAX;
         }
     }
 
@@ -188,28 +193,26 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it is.
     pub(super) fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
         // SAFETY: a free block stands for a run of a chunk of ours.
-        let (end, huge) = unsafe {
+        let end = unsafe {
             let (chunk, page) = self.place(desc_of(block));
-            (Chunk::page(chunk, page).addr().get() + STEP * PAGE, chunk.as_ref().is_huge(page))
+            Chunk::page(chunk, page).addr().get() + STEP * PAGE
         };
         let short = align == 1 && pages <= SHORT && block.size() / DESC >= STEP;
-        let small = !huge && end <= self.growth.steps_end;
-        if !short || !small || self.used < STEP_FROM {
+        if !short || end > self.growth.steps_end || self.used < STEP_FROM {
             return self.cut(CLEAN, block, pages, align);
         }
         let run = self.cut(CLEAN, block, STEP, 1);
         // SAFETY: the pages were just taken; those behind the first few are given back.
         unsafe {
-            if !run.chunk.as_ref().is_huge(run.page) {
-                self.source.populate(run.region());
-            }
+            self.source.populate(run.region());
             self.used += STEP - pages;
             self.cut_end(run, pages);
         }
         Run { pages, ..run }
     }
 
-    /// Gives back what never served anything, and is present for being part of a huge page; says how many bytes that was.
+    /// Gives back what serves nothing and is present for being part of a huge page; says how many bytes that was. Of dirty
+    /// runs that is not known, so they stay.
     pub(super) fn discard_rests(&mut self) -> usize {
         let mut given = 0;
         let mut chunk = self.chunks;
@@ -221,14 +224,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let from = first.next_multiple_of(HUGE_PAGES).min(end);
                     let to = (end / HUGE_PAGES * HUGE_PAGES).max(from);
                     for rest in [first..from, to..end] {
-                        let part = Run { page: rest.start, pages: rest.len(), ..run };
-                        let may_be =
-                            entry == CLEAN && part.pages > 0 && at.as_ref().is_huge(part.page);
-                        if may_be
-                            && self.source.is_present(part.start().addr().get())
-                            && self.source.discard(part.region())
-                        {
-                            given += part.pages * PAGE;
+                        if entry != CLEAN || rest.is_empty() || !at.as_ref().is_huge(rest.start) {
+                            continue;
+                        }
+                        // Some of it may have gone before.
+                        for page in rest.clone().step_by(STEP) {
+                            let pages = STEP.min(rest.end - page);
+                            let part = Run { page, pages, ..run }.region();
+                            if self.source.is_present(part.end() - 1) && self.source.discard(part) {
+                                given += part.size;
+                            }
                         }
                     }
                 });
@@ -238,37 +243,49 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         given
     }
 
-    /// Whether most of what a chunk serves is touched one and all: objects of at most a page, and longer ones and blocks of
-    /// which what is far from their beginnings is present. Of others each beginning would be a huge page. Where that is
-    /// present anyhow, by huge pages or [by the step](Self::cut_clean), it tells nothing, and they are not believed: so
-    /// blocks with huge pages are followed by some without, which tell anew. A long run that was just taken is not believed
-    /// either, and of others that are known there must be half as much.
-    unsafe fn is_dense(&self, chunk: NonNull<Chunk>, taken: Option<&Run>) -> bool {
+    /// Whether most of what some pages of a chunk serve is touched one and all, by the runs that begin there: slabs of
+    /// objects of at most a page of which most are taken, and longer objects and blocks of which what is far from their
+    /// beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge pages or
+    /// [by the step](Self::cut_clean), it tells nothing, and they are not believed: so blocks with huge pages are followed by
+    /// some without, which tell anew. A long run of so many pages that was just taken is not believed either, and of others
+    /// that are known there must be half as much.
+    unsafe fn is_dense(&self, chunk: NonNull<Chunk>, pages: Range<usize>, taken: usize) -> bool {
         /// At most about so many are looked at, for each is a system call.
         const LOOKED_AT: usize = 64;
+        let (mut sparse, mut dense, mut filled_blocks) = (taken, 0, 0);
+        let (mut looked_at, mut filled) = (0, false);
         // SAFETY: the caller promises a chunk; the lock of the page heap is held.
         unsafe {
-            let used = chunk.as_ref().used as usize;
-            let taken = taken.map_or(0, |run| if run.pages > STEP { run.pages } else { 0 });
-            let (mut sparse, mut dense, mut looked_at, mut filled) = (taken, 0, 0, false);
             Self::runs(chunk, &mut |run, entry| {
-                let length = match entry {
-                    LARGE => run.pages * PAGE,
-                    _ => slab_class(entry).map_or(0, |class| TABLE[class].size as usize),
-                };
-                if length <= PAGE {
+                if !pages.contains(&run.page) {
                     return;
                 }
-                let tells = run.pages > SHORT && !chunk.as_ref().is_huge(run.page);
-                // Of many, those that fill equal parts of the chunk.
-                let due = looked_at * used <= run.page * LOOKED_AT;
+                let length = match (entry, slab_class(entry)) {
+                    (LARGE, _) => run.pages * PAGE,
+                    (_, Some(class)) => TABLE[class].size as usize,
+                    _ => return,
+                };
+                if length <= PAGE {
+                    let taken = !Desc::is_mostly_free(run.desc());
+                    *if taken { &mut dense } else { &mut sparse } += run.pages;
+                    return;
+                }
+                let far = length / 4 * 3;
+                let tells = run.pages > SHORT && !chunk.as_ref().is_huge(run.page + far / PAGE);
+                // Of many, those that fill equal parts.
+                let due = looked_at * pages.len() <= (run.page - pages.start) * LOOKED_AT;
                 if tells && due && looked_at < LOOKED_AT {
-                    filled = self.source.is_present(run.start().addr().get() + length / 4 * 3);
+                    filled = self.source.is_present(run.start().addr().get() + far);
                     looked_at += 1;
                 }
-                *if tells && filled { &mut dense } else { &mut sparse } += run.pages;
+                if tells && filled {
+                    filled_blocks += run.pages;
+                    dense += run.pages;
+                } else {
+                    sparse += run.pages;
+                }
             });
-            used > 0 && sparse <= used / 2 && dense >= taken / 2
         }
+        dense > 0 && sparse <= dense && filled_blocks >= taken / 2
     }
 }
