@@ -183,22 +183,23 @@ fn of_threads_with_little(count: usize) -> usize {
     let heap = &<ThreadCached>::new();
     let (start, all_have_it) = (resident(), &Barrier::new(count + 1));
     thread::scope(|scope| {
-        for _ in 0..count {
-            scope.spawn(move || {
-                let mut size = 16;
-                while size < 8000 {
-                    let layout = Layout::from_size_align(size, 8).expect("a layout");
-                    // SAFETY: the block is that long.
-                    unsafe { heap.allocate(layout).expect("memory").write_bytes(1, 16) };
-                    size += (size / 8).next_multiple_of(16);
-                }
-                all_have_it.wait();
-                all_have_it.wait();
-            });
-        }
+        let little = || {
+            let mut size = 16;
+            while size < 8000 {
+                let layout = Layout::from_size_align(size, 8).expect("a layout");
+                // SAFETY: the block is that long.
+                unsafe { heap.allocate(layout).expect("memory").write_bytes(1, 16) };
+                size += (size / 8).next_multiple_of(16);
+            }
+            all_have_it.wait();
+            all_have_it.wait();
+        };
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(little)).collect();
         all_have_it.wait();
         let held = resident() - start;
         all_have_it.wait();
+        // What a thread itself has is gone when it is joined, which the scope does not wait for.
+        threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
         held
     })
 }

@@ -172,8 +172,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let keeps_pace = self.growth.keeps_pace(end - 1 - region.addr());
             if keeps_pace && !whole.is_empty() {
                 let page = (whole.start - region.addr()) / PAGE;
+                let last = page.saturating_sub(HUGE_PAGES)..page;
                 let taken = if run.pages > STEP { run.pages } else { 0 };
-                if self.is_dense(run.chunk, page.saturating_sub(HUGE_PAGES)..page, taken) {
+                if self.is_dense(run.chunk, last, taken) {
                     let pages = whole.step_by(HUGE);
                     pages.for_each(|page| self.make_huge(run.chunk, part(page, page + HUGE)));
                 }
@@ -243,11 +244,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         given
     }
 
-    /// Whether most of what some pages of a chunk serve is touched one and all, by the runs that begin there: slabs of
+    /// Whether most of what some pages of a chunk serve is touched one and all, by the runs that lie there: slabs of
     /// objects of at most a page of which most are taken, and longer objects and blocks of which what is far from their
     /// beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge pages or
-    /// [by the step](Self::cut_clean), it tells nothing, and they are not believed: so blocks with huge pages are followed by
-    /// some without, which tell anew. A long run of so many pages that was just taken is not believed either, and of others
+    /// [by the step](Self::cut_clean), it tells nothing, and half of it is not believed: so blocks with huge pages are followed
+    /// by some without, which tell anew. A long run of so many pages that was just taken is not believed either, and of others
     /// that are known there must be half as much.
     unsafe fn is_dense(&self, chunk: NonNull<Chunk>, pages: Range<usize>, taken: usize) -> bool {
         /// At most about so many are looked at, for each is a system call.
@@ -257,7 +258,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: the caller promises a chunk; the lock of the page heap is held.
         unsafe {
             Self::runs(chunk, &mut |run, entry| {
-                if !pages.contains(&run.page) {
+                if run.page + run.pages <= pages.start || run.page >= pages.end {
                     return;
                 }
                 let length = match (entry, slab_class(entry)) {
@@ -273,16 +274,19 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let far = length / 4 * 3;
                 let tells = run.pages > SHORT && !chunk.as_ref().is_huge(run.page + far / PAGE);
                 // Of many, those that fill equal parts.
-                let due = looked_at * pages.len() <= (run.page - pages.start) * LOOKED_AT;
+                let due =
+                    looked_at * pages.len() <= run.page.saturating_sub(pages.start) * LOOKED_AT;
                 if tells && due && looked_at < LOOKED_AT {
                     filled = self.source.is_present(run.start().addr().get() + far);
                     looked_at += 1;
                 }
-                if tells && filled {
-                    filled_blocks += run.pages;
-                    dense += run.pages;
-                } else {
-                    sparse += run.pages;
+                match (tells, filled) {
+                    (true, true) => {
+                        filled_blocks += run.pages;
+                        dense += run.pages;
+                    }
+                    (true, false) => sparse += run.pages,
+                    (false, _) => sparse += run.pages / 2,
                 }
             });
         }
