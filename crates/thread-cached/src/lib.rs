@@ -24,6 +24,7 @@
 //! | a thread's part | a bin of pointers for each class, and the slabs that the thread owns | `local` |
 //! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local::slabs`, `chunk` |
 //! | the page heap | free runs of pages of 8 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
+//! | growth | whether pages become present one by one, some at a time, or as huge ones | `pages::growth` |
 //! | the backend | any [`HeapBackend`]; chunks of it, and mappings for blocks from 4 MiB on | `chunk`, `pages::mapped` |
 //! | mailboxes | where threads leave what they freed for its owner | `mailbox` |
 //! | turns | who is at a thread's part: its owner, or who looks after it while that sleeps | `turn` |
@@ -132,6 +133,7 @@ pub trait Design: 'static {
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter
     /// of it on, it has them for each whole 2 MiB by which it grows at its pace. Where time counts more than memory, 1 MiB
     /// makes heaps of a few MiB an eighth faster; `usize::MAX` is for never, and for pages that become present one by one.
+    /// More than 32 MiB are as 32 MiB.
     const HUGE_FROM: usize = 16 << 20;
 }
 
