@@ -21,7 +21,8 @@ use super::{HUGE_PAGES, Pages, Run};
 use crate::chunk::{CLEAN, Chunk, DESC, Desc, HUGE, LARGE, desc_of, slab_class};
 use crate::classes::{PAGE, TABLE};
 
-/// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are used.
+/// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are
+/// used.
 const STEP: usize = (64 << 10) / PAGE;
 /// From so many pages in use on: of a smaller heap they would be more than a sixteenth.
 const STEP_FROM: usize = 16 * STEP;
@@ -49,14 +50,15 @@ pub(super) struct Growth {
     /// From how many bytes on the heap grows by huge pages.
     huge_from: usize,
     /// Where the first chunk is next looked at, when a run reaches beyond: at the next mark, or where huge pages begin
-    /// whatever the pace. Beyond all addresses when all is decided. A process that never gets to huge pages is never put
-    /// on the list of those whose pages the kernel collects, which costs more than all else in its first request.
+    /// whatever the pace. Beyond all addresses when all is decided. A process that never gets to huge pages is never
+    /// put on the list of those whose pages the kernel collects, which costs more than all else in its first request.
     next_look: usize,
-    /// Where huge pages begin whatever the pace, or the first chunk ends.
+    /// Where huge pages begin whatever the pace, or the first chunk ends. Zero where memory is dear, and no pages are
+    /// ever huge.
     paced_end: usize,
-    /// Below, several small pages become present at a time. Zero where memory is dear, and no pages are ever huge, or threads
-    /// are several: each lets pages become present when it touches them, and would have to wait for the lock otherwise.
-    steps_end: usize,
+    /// Whether several small pages become present at a time below. Threads that are several let pages become present as
+    /// they touch them, each for itself, and would have to wait for the lock otherwise.
+    by_steps: bool,
     /// How many objects were taken so far.
     objects: u64,
     /// The first mark, and the last one.
@@ -69,7 +71,7 @@ impl Growth {
             huge_from,
             next_look: usize::MAX,
             paced_end: 0,
-            steps_end: 0,
+            by_steps: true,
             objects: 0,
             marks: None,
         }
@@ -82,7 +84,7 @@ impl Growth {
 
     /// From now on pages become present when they are touched, each for itself.
     pub(super) fn leave_to_threads(&mut self) {
-        self.steps_end = 0;
+        self.by_steps = false;
     }
 
     /// So many objects were taken since this was said before.
@@ -90,8 +92,8 @@ impl Growth {
         self.objects += u64::from(count);
     }
 
-    /// A place is reached: whether the heap grew no more slowly since the last mark than since the first, but for a half more
-    /// of the time, which chance may have taken.
+    /// A place is reached: whether the heap grew no more slowly since the last mark than since the first, but for a
+    /// half more of the time, which chance may have taken.
     fn keeps_pace(&mut self, place: usize) -> bool {
         let place = (place / MARK) as u64;
         let now = Mark { place, time: self.objects + place * OBJECTS_A_MARK };
@@ -104,8 +106,8 @@ impl Growth {
 }
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
-    /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up from
-    /// below. That stays until the heap goes, as what its threads share lies in it.
+    /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up
+    /// from below. That stays until the heap goes, as what its threads share lies in it.
     pub(super) unsafe fn begin_growth(
         &mut self,
         chunk: NonNull<Chunk>,
@@ -121,7 +123,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let from = self.growth.huge_from.saturating_add(first as usize * PAGE);
                 let growth = &mut self.growth;
                 growth.paced_end = region.addr() + from.min(region.size);
-                growth.steps_end = growth.paced_end;
                 growth.next_look = growth.paced_end.min(region.addr() + MARK);
             } else if previous.is_some_and(|previous| {
                 self.is_dense(previous, 0..(*previous.as_ptr()).pages as usize, 0)
@@ -190,8 +191,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than a short run needs are made present at once,
-    /// which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it is.
+    /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than a short run needs are made present at
+    /// once, which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it
+    /// is.
     pub(super) fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
         // SAFETY: a free block stands for a run of a chunk of ours.
         let end = unsafe {
@@ -199,7 +201,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             Chunk::page(chunk, page).addr().get() + STEP * PAGE
         };
         let short = align == 1 && pages <= SHORT && block.size() / DESC >= STEP;
-        if !short || end > self.growth.steps_end || self.used < STEP_FROM {
+        let steps = self.growth.by_steps && end <= self.growth.paced_end;
+        if !short || !steps || self.used < STEP_FROM {
             return self.cut(CLEAN, block, pages, align);
         }
         let run = self.cut(CLEAN, block, STEP, 1);
@@ -212,8 +215,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Run { pages, ..run }
     }
 
-    /// Gives back what serves nothing and is present for being part of a huge page; says how many bytes that was. Of dirty
-    /// runs that is not known, so they stay.
+    /// Gives back what serves nothing and is present for being part of a huge page; says how many bytes that was. Of
+    /// dirty runs that is not known, so they stay.
     pub(super) fn discard_rests(&mut self) -> usize {
         let mut given = 0;
         let mut chunk = self.chunks;
@@ -246,10 +249,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Whether most of what some pages of a chunk serve is touched one and all, by the runs that lie there: slabs of
     /// objects of at most a page of which most are taken, and longer objects and blocks of which what is far from their
-    /// beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge pages or
-    /// [by the step](Self::cut_clean), it tells nothing, and half of it is not believed: so blocks with huge pages are followed
-    /// by some without, which tell anew. A long run of so many pages that was just taken is not believed either, and of others
-    /// that are known there must be half as much.
+    /// beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge
+    /// pages or [by the step](Self::cut_clean), it tells nothing, and half of it is not believed: so blocks with huge
+    /// pages are followed by some without, which tell anew. A long run of so many pages that was just taken is not
+    /// believed either, and of others that are known there must be half as much.
     unsafe fn is_dense(&self, chunk: NonNull<Chunk>, pages: Range<usize>, taken: usize) -> bool {
         /// At most about so many are looked at, for each is a system call.
         const LOOKED_AT: usize = 64;
@@ -267,8 +270,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     _ => return,
                 };
                 if length <= PAGE {
-                    let taken = !Desc::is_mostly_free(run.desc());
-                    *if taken { &mut dense } else { &mut sparse } += run.pages;
+                    let fresh = Desc::is_mostly_free(run.desc());
+                    *if fresh { &mut sparse } else { &mut dense } += run.pages;
                     return;
                 }
                 let far = length / 4 * 3;
