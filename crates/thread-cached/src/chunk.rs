@@ -16,6 +16,7 @@
 //!   stands a header of zero.
 
 use core::ptr::{self, NonNull};
+use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 use heapwright_core::{FreeBlock, Region};
@@ -105,18 +106,37 @@ impl Desc {
         self.header & USED != 0
     }
 
-    /// Whether more than half of a slab's objects are free, about: its owner may be at work.
+    /// The bits of a slab.
     ///
     /// # Safety
     ///
     /// It is a slab.
-    pub(crate) unsafe fn is_mostly_free(this: NonNull<Self>) -> bool {
-        // SAFETY: the caller promises a slab; both are made to be seen by others.
+    pub(crate) unsafe fn bits<'a>(slab: NonNull<Self>) -> &'a [Shown<u64>] {
+        // SAFETY: the caller promises a slab, which has no more objects than there is room for bits.
         unsafe {
-            let capacity = usize::from((*this.as_ptr()).capacity.look());
-            let words = (*this.as_ptr()).bits.iter().take(capacity.div_ceil(64));
-            2 * words.map(|word| word.look().count_ones() as usize).sum::<usize>() > capacity
+            let words = Self::capacity(slab).div_ceil(64);
+            slice::from_raw_parts((&raw const (*slab.as_ptr()).bits).cast(), words)
         }
+    }
+
+    /// How many objects a slab has.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn capacity(slab: NonNull<Self>) -> usize {
+        // SAFETY: the caller promises a slab.
+        unsafe { (*slab.as_ptr()).capacity.look().into() }
+    }
+
+    /// How many objects of a slab are free: by its bits, which others may look at, while its owner may be at work.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn free_by_bits(slab: NonNull<Self>) -> usize {
+        // SAFETY: the caller promises a slab.
+        unsafe { Self::bits(slab) }.iter().map(|word| word.look().count_ones() as usize).sum()
     }
 
     /// Marks the run as one of `pages` pages in use.

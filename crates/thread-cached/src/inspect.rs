@@ -10,7 +10,7 @@ use heapwright_core::{BlockInfo, BlockState, Broken, HeapBackend, Policy, Stats,
 use lock_api::RawMutex;
 
 use crate::Design;
-use crate::chunk::{ASIDE, CLEAN, DIRTY, Entry, KIND, LARGE, WORDS, slab_class};
+use crate::chunk::{ASIDE, CLEAN, DIRTY, Desc, Entry, KIND, LARGE, WORDS, slab_class};
 use crate::classes::{ALL, PAGE, PARCELS, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
@@ -71,7 +71,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         let start = slab.start().addr().get();
         let size = TABLE[class].size as usize;
         // SAFETY: the caller promises a slab.
-        let capacity = unsafe { Local::capacity(slab.desc()) };
+        let capacity = unsafe { Desc::capacity(slab.desc()) };
         let mut note = |object: *mut u8| {
             let offset = object.addr().wrapping_sub(start);
             if offset < capacity * size {
@@ -132,8 +132,8 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         let cached = self.cached(own, class, run);
         // SAFETY: the caller promises a slab.
         unsafe {
-            let bits = Local::bits(run.desc());
-            for index in 0..Local::capacity(run.desc()) {
+            let bits = Desc::bits(run.desc());
+            for index in 0..Desc::capacity(run.desc()) {
                 let word = bits.get(index / 64).map_or(0, Shown::look);
                 let free = word >> (index % 64) & 1 != 0;
                 let state = match (free, is_set(&cached, index)) {
@@ -196,13 +196,12 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             }
             let marked = (*owner.as_ptr()).tag | class as u32 == entry;
             ensure(marked, "a slab's pages bear its owner's number", at)?;
-            let bits = Local::bits(slab);
-            let set: u32 = bits.iter().map(|word| word.look().count_ones()).sum();
-            ensure(set == u32::from(slab.as_ref().free), "a slab counts its free objects", at)?;
+            let set = Desc::free_by_bits(slab);
+            ensure(set == usize::from(slab.as_ref().free), "a slab counts its free objects", at)?;
             let placed = Local::is_in_place(owner, class, slab);
             ensure(placed, "a slab with free objects is current or listed", at)?;
             let cached = self.cached(own, class, run);
-            let mut words = bits.iter().zip(&cached);
+            let mut words = Desc::bits(slab).iter().zip(&cached);
             let disjoint = words.all(|(bits, cached)| bits.look() & cached == 0);
             ensure(disjoint, "an object at hand is not free in its slab", at)
         }

@@ -616,7 +616,7 @@ impl Local {
             let desc = slab.as_ptr();
             let bin = Self::bin(local, class);
             let count = wanted.min((*desc).free).min(bin.full.get() - bin.top.get());
-            let bits = Self::bits(slab);
+            let bits = Desc::bits(slab);
             let size = TABLE[class].size as usize;
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
             let top = bin.top.get() + count;

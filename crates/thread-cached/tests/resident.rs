@@ -22,6 +22,15 @@ fn resident() -> usize {
     kibibytes.expect("a number") << 10
 }
 
+/// A block of so many bytes, the first of which are written to.
+fn written(heap: &ThreadCached, size: usize, bytes: usize) -> NonNull<u8> {
+    let layout = Layout::from_size_align(size, 8).expect("a layout");
+    let block = heap.allocate(layout).expect("memory");
+    // SAFETY: the block is that long.
+    unsafe { block.write_bytes(1, bytes) };
+    block
+}
+
 /// Small and large blocks, and some with mappings of their own, all written to and all freed.
 fn peak(heap: &ThreadCached) -> usize {
     let bytes: usize = if env::var_os("CI").is_some() { 256 << 20 } else { 1 << 30 };
@@ -32,12 +41,8 @@ fn peak(heap: &ThreadCached) -> usize {
             1..10 => 1 << 20,
             _ => 1 + rng.size(usize::MAX),
         };
-        let layout = Layout::from_size_align(size, 8).expect("a layout");
-        let block = heap.allocate(layout).expect("memory");
-        // SAFETY: the block is that long.
-        unsafe { block.write_bytes(1, layout.size()) };
-        blocks.push(block);
-        sum += layout.size();
+        blocks.push(written(heap, size, size));
+        sum += size;
     }
     let at_the_peak = resident();
     // SAFETY: each is in use.
@@ -51,9 +56,7 @@ fn of_a_mebibyte() -> usize {
     let start = resident();
     while sum < 1 << 20 {
         let size = 1 + rng.below(1000);
-        let layout = Layout::from_size_align(size, 8).expect("a layout");
-        // SAFETY: the block is that long.
-        unsafe { heap.allocate(layout).expect("memory").write_bytes(1, size) };
+        written(&heap, size, size);
         sum += size;
     }
     resident() - start
@@ -62,10 +65,8 @@ fn of_a_mebibyte() -> usize {
 /// What blocks make resident of which the first byte is written.
 fn of_beginnings(count: usize, size: usize) -> usize {
     let (heap, start) = (<ThreadCached>::new(), resident());
-    let layout = Layout::from_size_align(size, 8).expect("a layout");
     for _ in 0..count {
-        // SAFETY: the block is that long.
-        unsafe { heap.allocate(layout).expect("memory").write(1) };
+        written(&heap, size, 1);
     }
     resident().saturating_sub(start)
 }
@@ -130,10 +131,7 @@ fn with_sleepers(heap: &ThreadCached, then: impl FnOnce(usize)) {
                 let (mut rng, mut blocks, mut sum) = (Rng::new(number), Vec::new(), 0);
                 while sum < BYTES {
                     let size = 1 + rng.below(4000);
-                    let layout = Layout::from_size_align(size, 8).expect("a layout");
-                    let block = heap.allocate(layout).expect("memory");
-                    // SAFETY: the block is that long.
-                    unsafe { block.write_bytes(1, size) };
+                    let block = written(heap, size, size);
                     blocks.push(Given(block));
                     sum += size;
                 }
@@ -167,14 +165,13 @@ fn dawdle(heap: &ThreadCached) {
 /// What blocks of which the beginnings alone are used make resident behind so many bytes of small objects.
 fn of_beginnings_behind(bytes: usize, count: usize, size: usize) -> usize {
     let heap = <ThreadCached>::new();
-    let allocate = |size: usize, touched: usize| {
-        let layout = Layout::from_size_align(size, 8).expect("a layout");
-        // SAFETY: the block is that long.
-        unsafe { heap.allocate(layout).expect("memory").write_bytes(1, touched) };
-    };
-    (0..bytes / 200).for_each(|_| allocate(200, 200));
+    for _ in 0..bytes / 200 {
+        written(&heap, 200, 200);
+    }
     let start = resident();
-    (0..count).for_each(|_| allocate(size, 1));
+    for _ in 0..count {
+        written(&heap, size, 1);
+    }
     resident() - start
 }
 
@@ -186,9 +183,7 @@ fn of_threads_with_little(count: usize) -> usize {
         let little = || {
             let mut size = 16;
             while size < 8000 {
-                let layout = Layout::from_size_align(size, 8).expect("a layout");
-                // SAFETY: the block is that long.
-                unsafe { heap.allocate(layout).expect("memory").write_bytes(1, 16) };
+                written(heap, size, 16);
                 size += (size / 8).next_multiple_of(16);
             }
             all_have_it.wait();
@@ -209,13 +204,9 @@ fn of_threads_with_little(count: usize) -> usize {
 fn of_rests(bytes: usize, freed: usize) -> [usize; 2] {
     let heap = <ThreadCached>::new();
     let start = resident();
-    let layout = Layout::from_size_align(1000, 8).expect("a layout");
-    let mut blocks = Vec::with_capacity(bytes / layout.size() + freed);
+    let mut blocks = Vec::with_capacity(bytes / 1000 + freed);
     for _ in 0..blocks.capacity() {
-        let block = heap.allocate(layout).expect("memory");
-        // SAFETY: the block is that long.
-        unsafe { block.write_bytes(1, layout.size()) };
-        blocks.push(block);
+        blocks.push(written(&heap, 1000, 1000));
     }
     let last = blocks.drain(blocks.len() - freed..);
     // SAFETY: in use.

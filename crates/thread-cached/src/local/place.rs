@@ -35,7 +35,7 @@ impl Place {
             let desc = Chunk::desc(chunk, head);
             Self {
                 start: Chunk::page(chunk, head).addr().get(),
-                bytes: Local::capacity(desc) * fixed.size as usize,
+                bytes: Desc::capacity(desc) * fixed.size as usize,
                 reciprocal: fixed.reciprocal,
                 bits: (&raw const (*desc.as_ptr()).bits).cast(),
                 desc,

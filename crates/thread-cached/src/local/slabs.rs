@@ -5,7 +5,6 @@
 //! its run is kept for a class whose slabs are as long, or given back.
 
 use core::ptr::{self, NonNull};
-use core::slice;
 use core::sync::atomic::Ordering::Relaxed;
 
 use heapwright_core::HeapError;
@@ -16,7 +15,6 @@ use super::{Local, NewSlab, Runs, Slabs};
 use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND, slab_class};
 use crate::classes::{ALL, PAGE, TABLE};
 use crate::pages::Run;
-use crate::shown::Shown;
 
 impl Local {
     /// The current slab of a class if it has a free object, or the next one.
@@ -180,7 +178,7 @@ impl Local {
             (*desc).capacity.set(capacity as u16);
             (*desc).free = capacity as u16;
             (*desc).listed = false;
-            for (word, bits) in Self::bits(slab).iter().enumerate() {
+            for (word, bits) in Desc::bits(slab).iter().enumerate() {
                 let here = (capacity - word * 64).min(64);
                 bits.set(u64::MAX >> (64 - here));
             }
@@ -345,33 +343,10 @@ impl Local {
         }
     }
 
-    /// The bits of a slab.
-    ///
-    /// # Safety
-    ///
-    /// It is a slab.
-    pub(crate) unsafe fn bits<'a>(slab: NonNull<Desc>) -> &'a [Shown<u64>] {
-        // SAFETY: the caller promises a slab, which has no more objects than there is room for bits.
-        unsafe {
-            let words = Self::capacity(slab).div_ceil(64);
-            slice::from_raw_parts((&raw const (*slab.as_ptr()).bits).cast(), words)
-        }
-    }
-
-    /// How many objects a slab has.
-    ///
-    /// # Safety
-    ///
-    /// It is a slab.
-    pub(crate) unsafe fn capacity(slab: NonNull<Desc>) -> usize {
-        // SAFETY: the caller promises a slab.
-        unsafe { (*slab.as_ptr()).capacity.look().into() }
-    }
-
     /// Whether all objects of a slab of ours are free.
     pub(super) unsafe fn is_idle(slab: NonNull<Desc>) -> bool {
         // SAFETY: the caller promises a slab of its own.
-        unsafe { usize::from((*slab.as_ptr()).free) == Self::capacity(slab) }
+        unsafe { usize::from((*slab.as_ptr()).free) == Desc::capacity(slab) }
     }
 
     /// The chunk of a slab.

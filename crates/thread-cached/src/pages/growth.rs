@@ -215,8 +215,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Run { pages, ..run }
     }
 
-    /// Gives back what serves nothing and is present for being part of a huge page; says how many bytes that was. Of
-    /// dirty runs that is not known, so they stay.
+    /// Gives back what serves nothing and is present for being part of a huge page, but for dirty
+    /// runs; says how many bytes that was.
     pub(super) fn discard_rests(&mut self) -> usize {
         let mut given = 0;
         let mut chunk = self.chunks;
@@ -270,7 +270,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     _ => return,
                 };
                 if length <= PAGE {
-                    let fresh = Desc::is_mostly_free(run.desc());
+                    let slab = run.desc();
+                    let fresh = 2 * Desc::free_by_bits(slab) > Desc::capacity(slab);
                     *if fresh { &mut sparse } else { &mut dense } += run.pages;
                     return;
                 }
