@@ -5,9 +5,10 @@
 //! pages become is decided when a run reaches them: in the first chunk as follows, in others when they are made.
 //!
 //! * from [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) bytes on, huge ones: there they are an eighth of the heap at most;
-//! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did on the
+//! * before that, from an eighth of those bytes on, each huge page for itself where the heap grows as fast as it did on the
 //!   whole: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
-//!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow;
+//!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow. The smaller
+//!   the heap, the more a huge page is to it, and the less it may have slowed down;
 //! * below, some small pages at a time, as long as there is one thread.
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense).
@@ -29,9 +30,12 @@ const STEP_FROM: usize = 16 * STEP;
 /// A run of more pages is a long one: it may be left to grow, or be touched in part only.
 const SHORT: usize = STEP / 2;
 /// The part of [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) from which on the pace decides.
-const PACE_FROM: usize = 4;
+const PACE_FROM: usize = 8;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
+/// A heap of so many marks that takes twice as many objects for each as so far has slowed down; a smaller one has by so
+/// much less.
+const MARKS_TO_SLOW: u64 = 32;
 
 /// As many objects at least are taken for each mark, as it were: so few tell nothing.
 const OBJECTS_A_MARK: u64 = 128;
@@ -61,8 +65,8 @@ pub(super) struct Growth {
     by_steps: bool,
     /// How many objects were taken so far.
     objects: u64,
-    /// The first mark, and the last one.
-    marks: Option<(Mark, Mark)>,
+    /// The first mark, and the last two, the earlier one first.
+    marks: Option<[Mark; 3]>,
 }
 
 impl Growth {
@@ -92,16 +96,17 @@ impl Growth {
         self.objects += u64::from(count);
     }
 
-    /// A place is reached: whether the heap grew no more slowly since the last mark than since the first, but for a
-    /// half more of the time, which chance may have taken.
+    /// A place is reached: whether the heap grew no more slowly since the mark before last than since the first, but for
+    /// what chance may have taken.
     fn keeps_pace(&mut self, place: usize) -> bool {
         let place = (place / MARK) as u64;
         let now = Mark { place, time: self.objects + place * OBJECTS_A_MARK };
-        let (first, last) = self.marks.unwrap_or((now, now));
-        self.marks = Some((first, now));
+        let [first, earlier, last] = self.marks.unwrap_or([now; 3]);
+        self.marks = Some([first, last, now]);
         let since = |then: Mark| (now.time - then.time, now.place - then.place);
-        let ((time, marks), (time_in_all, marks_in_all)) = (since(last), since(first));
-        marks > 0 && 2 * time * marks_in_all <= 3 * time_in_all * marks
+        let ((time, marks), (time_in_all, marks_in_all)) = (since(earlier), since(first));
+        marks > 0
+            && MARKS_TO_SLOW * time * marks_in_all <= (MARKS_TO_SLOW + place) * time_in_all * marks
     }
 }
 
