@@ -84,6 +84,8 @@ pub(crate) struct Desc {
     pub(crate) delta: Shown<u8>,
     /// Whether a slab is in the list of those with free objects.
     pub(crate) listed: bool,
+    /// Whether all objects of a slab were in use, or at hand, at some time.
+    pub(crate) served: Shown<u8>,
     /// Of the last page of a free run, how many pages it has.
     pub(crate) foot: u32,
     /// One bit an object of a slab, set where it is free.
@@ -137,6 +139,19 @@ impl Desc {
     pub(crate) unsafe fn free_by_bits(slab: NonNull<Self>) -> usize {
         // SAFETY: the caller promises a slab.
         unsafe { Self::bits(slab) }.iter().map(|word| word.look().count_ones() as usize).sum()
+    }
+
+    /// Whether most objects of a slab are in use or at hand, or all were at some time: then it was touched as a whole.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn is_filled(slab: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises a slab.
+        unsafe {
+            (*slab.as_ptr()).served.look() != 0
+                || 2 * Self::free_by_bits(slab) <= Self::capacity(slab)
+        }
     }
 
     /// Marks the run as one of `pages` pages in use.

@@ -205,6 +205,27 @@ fn a_heap_of_a_few_mib_gets_huge_pages_while_it_keeps_its_pace() {
 }
 
 #[test]
+fn slabs_that_were_full_once_count_as_filled() {
+    let offered: &'static AtomicUsize = Box::leak(Box::default());
+    let heap = ThreadCached::<Noting>::over(Noting(Mmap::new(), offered, true));
+    let objects: Vec<_> =
+        (0..14 * MIB / 200).map(|_| heap.allocate(layout(200)).unwrap()).collect();
+    let before = offered.load(Relaxed) / MIB;
+    for (at, object) in objects.into_iter().enumerate() {
+        if at % 4 > 0 {
+            // SAFETY: in use.
+            unsafe { heap.deallocate(object) }.unwrap();
+        }
+    }
+    for _ in 0..8 * MIB / 400 {
+        heap.allocate(layout(400)).unwrap();
+    }
+    heap.check().unwrap();
+    let more = offered.load(Relaxed) / MIB - before;
+    assert!(more > 8, "{more} MiB, beside slabs of which a quarter is in use");
+}
+
+#[test]
 fn alignments_beyond_a_unit_are_kept() {
     let heap = ThreadCached::<Mmap>::new();
     for power in [12, 16, 21, 25, 26, 28] {

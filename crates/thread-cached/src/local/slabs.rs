@@ -26,10 +26,11 @@ impl Local {
         // SAFETY: the caller promises class and part; what is in a list is a slab.
         unsafe {
             let slabs = &raw mut (*local.as_ptr()).classes[class];
-            if let Some(current) = NonNull::new((*slabs).current)
-                && current.as_ref().free > 0
-            {
-                return Some(current);
+            if let Some(current) = NonNull::new((*slabs).current) {
+                if current.as_ref().free > 0 {
+                    return Some(current);
+                }
+                current.as_ref().served.set(1);
             }
             let next = if let Some(first) = NonNull::new((*slabs).first) {
                 Self::unlist(slabs, first);
@@ -178,6 +179,7 @@ impl Local {
             (*desc).capacity.set(capacity as u16);
             (*desc).free = capacity as u16;
             (*desc).listed = false;
+            (*desc).served.set(0);
             for (word, bits) in Desc::bits(slab).iter().enumerate() {
                 let here = (capacity - word * 64).min(64);
                 bits.set(u64::MAX >> (64 - here));

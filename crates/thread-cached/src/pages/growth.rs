@@ -253,8 +253,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     }
 
     /// Whether most of what some pages of a chunk serve is touched one and all, by the runs that lie there: slabs of
-    /// objects of at most a page of which most are taken, and longer objects and blocks of which what is far from their
-    /// beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge
+    /// objects of at most a page, if they are filled or were, and longer objects and blocks of which what is far from
+    /// their beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge
     /// pages or [by the step](Self::cut_clean), it tells nothing, and half of it is not believed: so blocks with huge
     /// pages are followed by some without, which tell anew. A long run of so many pages that was just taken is not
     /// believed either, and of others that are known there must be half as much.
@@ -275,9 +275,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     _ => return,
                 };
                 if length <= PAGE {
-                    let slab = run.desc();
-                    let fresh = 2 * Desc::free_by_bits(slab) > Desc::capacity(slab);
-                    *if fresh { &mut sparse } else { &mut dense } += run.pages;
+                    let filled = Desc::is_filled(run.desc());
+                    *if filled { &mut dense } else { &mut sparse } += run.pages;
                     return;
                 }
                 let far = length / 4 * 3;
