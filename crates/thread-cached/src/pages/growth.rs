@@ -5,7 +5,7 @@
 //! pages become is decided when a run reaches them: in the first chunk as follows, in others when they are made.
 //!
 //! * from [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) bytes on, huge ones: there they are an eighth of the heap at most;
-//! * before that, from an eighth of those bytes on, each huge page for itself where the heap grows as fast as it did on the
+//! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did on the
 //!   whole: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
 //!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow. The smaller
 //!   the heap, the more a huge page is to it, and the less it may have slowed down;
@@ -30,7 +30,7 @@ const STEP_FROM: usize = 16 * STEP;
 /// A run of more pages is a long one: it may be left to grow, or be touched in part only.
 const SHORT: usize = STEP / 2;
 /// The part of [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) from which on the pace decides.
-const PACE_FROM: usize = 8;
+const PACE_FROM: usize = 4;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
 /// A heap of so many marks that takes twice as many objects for each as so far has slowed down; a smaller one has by so
@@ -164,9 +164,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     unsafe fn look_at_growth(&mut self, run: &Run) {
         // SAFETY: the caller promises a run of the first chunk.
         unsafe {
-            let Chunk { region, first, .. } = *run.chunk.as_ptr();
+            let region = run.chunk.as_ref().region;
             let end = run.region().end();
-            let paced_from = self.growth.huge_from / PACE_FROM + first as usize * PAGE;
+            let paced_from = self.growth.huge_from / PACE_FROM;
             let paced_end = self.growth.paced_end;
             let part = |from: usize, to: usize| Region {
                 start: region.start.add(from - region.addr()),
