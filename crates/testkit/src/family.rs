@@ -1,11 +1,13 @@
 //! A strategy with its backend and its lock left open: what the conformance suite is run on.
 
-use heapwright_core::{HeapBackend, Strategy};
+use heapwright_core::{FutexMutex, HeapBackend, Limits, Strategy};
 use lock_api::RawMutex;
+
+use crate::rig::Rig;
 
 /// A strategy whose backend and lock can be chosen. [`conformance!`](crate::conformance) implements it
 /// for the type alias of a strategy crate.
-pub trait Family {
+pub trait Family: 'static {
     /// The strategy over a backend `B` under a lock `L`.
     type Over<B: HeapBackend, L: RawMutex>: Strategy;
 
@@ -30,6 +32,34 @@ pub trait Family {
 
     /// A static heap of the strategy's own choice.
     fn shared() -> &'static Self::Default;
+}
+
+/// What most promises ask of a family. They are compiled once for all that look so, and not once for each.
+#[derive(Clone, Copy)]
+pub struct Subject {
+    pub(crate) name: &'static str,
+    pub(crate) module: &'static str,
+    pub(crate) nature: Nature,
+    /// The limits of a heap of the strategy's own choice.
+    pub(crate) limits: fn() -> Limits,
+    /// An empty heap over an observed backend.
+    pub(crate) over: for<'a> fn(Rig<'a>) -> Box<dyn Strategy + 'a>,
+}
+
+impl Subject {
+    /// That of a family.
+    pub const fn of<F: Family>() -> Self {
+        fn over<'a, F: Family>(rig: Rig<'a>) -> Box<dyn Strategy + 'a> {
+            Box::new(F::over::<Rig<'a>, FutexMutex>(rig))
+        }
+        Self {
+            name: F::NAME,
+            module: F::MODULE,
+            nature: F::NATURE,
+            limits: || F::new().limits(),
+            over: over::<F>,
+        }
+    }
 }
 
 /// What a strategy cannot do by its nature. Whatever is not given up here is promised.

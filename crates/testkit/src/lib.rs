@@ -43,7 +43,7 @@ pub use heapwright_core::{HeapBackend, New, Parts};
 #[doc(hidden)]
 pub use lock_api::RawMutex;
 
-pub use family::{Family, Nature};
+pub use family::{Family, Nature, Subject};
 pub use model::{Complaint, Kept, Live, Model, walked};
 pub use rng::Rng;
 pub use steps::{Step, decode};

@@ -6,7 +6,7 @@ mod toy;
 use core::cell::Cell;
 
 use heapwright_core::{FutexMutex, HeapBackend, Limits, Locked, New};
-use heapwright_testkit::{Family, Kept, Nature, promises};
+use heapwright_testkit::{Family, Kept, Nature, Subject, promises};
 use lock_api::RawMutex;
 use toy::{Kind, Mistake, Toy, ToyHeap};
 
@@ -41,16 +41,22 @@ fn caught(kept: Kept, words: &str) {
     assert!(complaint.what().contains(words), "found in other words: {complaint}");
 }
 
-/// One test for each mistake: the promises that it breaks, and the words in which each says so.
+/// One test for each mistake: the promises that it breaks, and the words in which each says so. Those that ask for the
+/// type are in brackets.
 macro_rules! mistakes {
-    ($($test:ident: $mistake:ident { $($promise:ident: $words:literal,)+ })+) => {$(
+    ($($test:ident: $mistake:ident {
+        $($($promise:ident)? $(<$of_type:ident>)?: $words:literal,)+
+    })+) => {$(
         #[test]
         fn $test() {
             struct It;
             impl Kind for It {
                 const MISTAKE: Mistake = Mistake::$mistake;
             }
-            $(caught(promises::$promise::<Wrong<It>>(), $words);)+
+            $(
+                $(caught(promises::$promise(&Subject::of::<Wrong<It>>()), $words);)?
+                $(caught(promises::$of_type::<Wrong<It>>(), $words);)?
+            )+
         }
     )+};
 }
@@ -67,11 +73,11 @@ mistakes! {
     }
     ignored_large_alignment: IgnoresLargeAlignment {
         alignments_are_kept: "is not aligned to",
-        it_is_a_global_alloc: "is not aligned to",
+        <it_is_a_global_alloc>: "is not aligned to",
     }
     memory_that_is_not_zeroed: DoesNotZero {
         zeroed_memory_is_zero_after_reuse: "zeroed memory is not zero",
-        it_is_an_allocator: "allocate_zeroed",
+        <it_is_an_allocator>: "allocate_zeroed",
         random_sequences_agree_with_the_model: "zeroed memory is not zero",
     }
     fresh_memory_that_is_not_zeroed: TrustsFreshMemory {
@@ -87,9 +93,9 @@ mistakes! {
         free_neighbours_are_merged: "after use, with all freed, it does not",
     }
     blocks_lost_between_threads: LosesForeignFrees {
-        threads_share_a_heap: "are in use, and stats say",
-        threads_share_a_heap_under_parking_lot: "are in use, and stats say",
-        threads_share_a_static_heap: "are in use, and stats say",
+        <threads_share_a_heap>: "are in use, and stats say",
+        <threads_share_a_heap_under_parking_lot>: "are in use, and stats say",
+        <threads_share_a_static_heap>: "are in use, and stats say",
     }
     neighbours_that_are_not_merged: DoesNotMerge {
         free_neighbours_are_merged: "after use, with all freed, it does not",
@@ -127,7 +133,7 @@ mistakes! {
     }
     contents_that_stay_behind: DoesNotCopy {
         resizing_keeps_contents_in_every_direction: "resizing lost contents",
-        it_is_a_global_alloc: "lost contents",
+        <it_is_a_global_alloc>: "lost contents",
         random_sequences_agree_with_the_model: "resizing lost contents",
     }
     last_bytes_that_stay_behind: CopiesTooLittle {
@@ -206,7 +212,7 @@ mistakes! {
     }
     memory_leaked_on_drop: LeaksOnDrop {
         dropping_the_heap_gives_everything_back: "never went back",
-        threads_share_a_heap: "never went back",
+        <threads_share_a_heap>: "never went back",
     }
     memory_given_back_twice: ShrinksTwice {
         the_backends_contract_is_kept: "of what is not held",
@@ -223,7 +229,7 @@ mistakes! {
         random_sequences_agree_with_the_model: "Step::Trim",
     }
     heaps_that_cannot_move: CannotMove {
-        moving_the_heap_moves_no_block: "are in use, and stats say",
+        <moving_the_heap_moves_no_block>: "are in use, and stats say",
     }
     checks_that_find_too_much: ChecksTooMuch {
         check_finds_no_fault: "there were not too many requests",
@@ -238,15 +244,16 @@ fn serving_beyond_the_limits() {
         const MISTAKE: Mistake = Mistake::None;
         const LIMITS: Limits = Limits { max_size: 100, max_align: 32 };
     }
-    promises::all_sizes_are_served::<Wrong<Small>>().unwrap();
-    promises::impossible_requests_fail_and_change_nothing::<Wrong<Small>>().unwrap();
+    promises::all_sizes_are_served(&Subject::of::<Wrong<Small>>()).unwrap();
+    promises::impossible_requests_fail_and_change_nothing(&Subject::of::<Wrong<Small>>()).unwrap();
 
     struct Careless;
     impl Kind for Careless {
         const MISTAKE: Mistake = Mistake::IgnoresLimits;
         const LIMITS: Limits = Limits { max_size: 100, max_align: 32 };
     }
-    let kept = promises::impossible_requests_fail_and_change_nothing::<Wrong<Careless>>();
+    let kept =
+        promises::impossible_requests_fail_and_change_nothing(&Subject::of::<Wrong<Careless>>());
     caught(kept, "was served, though it is beyond Limits");
 }
 
@@ -257,7 +264,8 @@ fn a_failing_sequence_is_short() {
     impl Kind for It {
         const MISTAKE: Mistake = Mistake::DoesNotZero;
     }
-    let complaint = promises::random_sequences_agree_with_the_model::<Wrong<It>>().unwrap_err();
+    let complaint =
+        promises::random_sequences_agree_with_the_model(&Subject::of::<Wrong<It>>()).unwrap_err();
     let steps = complaint.what().matches("\n    Step::").count();
     // Three would do: allocate, free, allocate zeroed. Shrinking may end at another short one, in which a
     // block before them keeps what is freed apart.
@@ -276,12 +284,13 @@ mod given_up {
 
     #[test]
     fn for_nothing() {
+        let right = Subject::of::<Wrong<Right>>();
         let words = "is given up for nothing";
-        caught(promises::never_frees::<Wrong<Right>>(""), words);
-        caught(promises::never_merges::<Wrong<Right>>(""), words);
-        caught(promises::never_trims::<Wrong<Right>>(""), words);
-        caught(promises::moves::<Wrong<Right>>(""), words);
-        caught(promises::unchecked::<Wrong<Right>>(""), words);
+        caught(promises::never_frees(&right, ""), words);
+        caught(promises::never_merges(&right, ""), words);
+        caught(promises::never_trims(&right, ""), words);
+        caught(promises::moves(&right, ""), words);
+        caught(promises::unchecked(&right, ""), words);
     }
 }
 

@@ -3,12 +3,12 @@
 use super::{Source, on_mappings, run};
 use crate::hostile::{self, Deaths};
 use crate::model::require;
-use crate::{Family, Kept, Model};
+use crate::{Kept, Model, Subject};
 
 /// Runs a life of ups and downs, and `verify` after every step.
-fn at_every_step<F: Family>(verify: fn(&mut Model<'_>) -> Kept) -> Kept {
+fn at_every_step(subject: &Subject, verify: fn(&mut Model<'_>) -> Kept) -> Kept {
     for source in [Source::Mappings, Source::Arena(4 << 20)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let limits = model.limits();
             verify(model)?;
             for (at, step) in
@@ -32,8 +32,8 @@ fn at_every_step<F: Family>(verify: fn(&mut Model<'_>) -> Kept) -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn check_finds_no_fault<F: Family>() -> Kept {
-    at_every_step::<F>(|model| model.check())
+pub fn check_finds_no_fault(subject: &Subject) -> Kept {
+    at_every_step(subject, |model| model.check())
 }
 
 /// `walk` shows every block in use exactly once, where it is, as long as it is and as in use; nothing that
@@ -42,8 +42,8 @@ pub fn check_finds_no_fault<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn walk_shows_every_block_in_use_once<F: Family>() -> Kept {
-    at_every_step::<F>(|model| model.verify_walk())
+pub fn walk_shows_every_block_in_use_once(subject: &Subject) -> Kept {
+    at_every_step(subject, |model| model.verify_walk())
 }
 
 /// `stats` are the sums of what `walk` shows, and the footprint is live, free, cached and overhead
@@ -52,8 +52,8 @@ pub fn walk_shows_every_block_in_use_once<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn stats_are_the_sums_of_the_walk<F: Family>() -> Kept {
-    at_every_step::<F>(|model| model.verify_stats())
+pub fn stats_are_the_sums_of_the_walk(subject: &Subject) -> Kept {
+    at_every_step(subject, |model| model.verify_stats())
 }
 
 /// The footprint is what the backend gave and did not get back, and so is its peak.
@@ -61,8 +61,8 @@ pub fn stats_are_the_sums_of_the_walk<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn the_footprint_is_what_the_backend_gave<F: Family>() -> Kept {
-    at_every_step::<F>(|model| model.verify_footprint())
+pub fn the_footprint_is_what_the_backend_gave(subject: &Subject) -> Kept {
+    at_every_step(subject, |model| model.verify_footprint())
 }
 
 /// The backend is used as its contract says: only what it gave goes back, once, and from the end.
@@ -70,8 +70,8 @@ pub fn the_footprint_is_what_the_backend_gave<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn the_backends_contract_is_kept<F: Family>() -> Kept {
-    at_every_step::<F>(|model| model.verify_contract())
+pub fn the_backends_contract_is_kept(subject: &Subject) -> Kept {
+    at_every_step(subject, |model| model.verify_contract())
 }
 
 /// With everything freed, nothing is live, and a heap that was never used holds nothing.
@@ -79,8 +79,8 @@ pub fn the_backends_contract_is_kept<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn nothing_is_live_when_all_is_freed<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn nothing_is_live_when_all_is_freed(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         let stats = model.heap().stats();
         require!(
             stats.footprint == 0 && stats.live_blocks == 0 && stats.grows == 0,

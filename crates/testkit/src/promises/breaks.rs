@@ -3,10 +3,10 @@
 use core::ptr::NonNull;
 
 use heapwright_backends::Sbrk;
-use heapwright_core::FutexMutex;
+use heapwright_core::{FutexMutex, Strategy};
 
 use crate::model::require;
-use crate::{Family, Kept, Model, Rng, child, pattern};
+use crate::{Family, Kept, Model, Nature, Rng, child, pattern};
 
 /// Memory above the break that is not the heap's.
 struct Foreign {
@@ -62,47 +62,51 @@ impl Foreign {
 /// What came back and should not have.
 pub fn foreign_moves_of_the_break_are_survived<F: Family>() -> Kept {
     child::in_child(F::MODULE, "foreign_moves_of_the_break_are_survived", || {
-        let heap = F::over::<Sbrk, FutexMutex>(Sbrk::new());
-        let mut model = Model::new(&heap, F::NATURE);
-        let (max_size, mut rng) = (model.limits().max_size, Rng::new(81));
-        let mut foreign: Vec<Foreign> = Vec::new();
-        let (mut raised, mut lowered) = (0, 0);
-        for step in 0..400 {
-            let slot = rng.below(40);
-            match model.get(slot) {
-                None => model.must_allocate(slot, rng.size(60_000).min(max_size), 16)?,
-                Some(_) if rng.percent(60) => model.free(slot)?,
-                Some(_) => {
-                    model.reallocate(slot, rng.size(60_000).min(max_size))?;
-                }
-            }
-            model.check()?;
-            if rng.percent(25) {
-                let size = *rng.pick(&[1, 7, 16, 100, 4096, 5000, 65_536, 200_001]);
-                foreign.extend(raise(size, 1000 + step));
-                raised += 1;
-            }
-            if rng.percent(15)
-                && let Some(last) = foreign.pop()
-                && last.lower()?
-            {
-                lowered += 1;
-            }
-            if rng.percent(5) {
-                model.trim();
-                model.check()?;
-            }
-            foreign.iter().try_for_each(Foreign::verify)?;
-        }
-        model.verify_all()?;
-        model.free_all(|slots| rng.shuffle(slots))?;
-        model.trim();
-        model.verify_all()?;
-        require!(
-            raised > 50 && lowered > 0,
-            "the test itself is wrong: the break was raised {raised} times and lowered {lowered}"
-        );
-        drop(heap);
-        foreign.iter().try_for_each(Foreign::verify)
+        survives_foreign_moves(Box::new(F::over::<Sbrk, FutexMutex>(Sbrk::new())), F::NATURE)
     })
+}
+
+/// A heap over the program break survives what other code does to that.
+fn survives_foreign_moves(heap: Box<dyn Strategy>, nature: Nature) -> Kept {
+    let mut model = Model::new(&*heap, nature);
+    let (max_size, mut rng) = (model.limits().max_size, Rng::new(81));
+    let mut foreign: Vec<Foreign> = Vec::new();
+    let (mut raised, mut lowered) = (0, 0);
+    for step in 0..400 {
+        let slot = rng.below(40);
+        match model.get(slot) {
+            None => model.must_allocate(slot, rng.size(60_000).min(max_size), 16)?,
+            Some(_) if rng.percent(60) => model.free(slot)?,
+            Some(_) => {
+                model.reallocate(slot, rng.size(60_000).min(max_size))?;
+            }
+        }
+        model.check()?;
+        if rng.percent(25) {
+            let size = *rng.pick(&[1, 7, 16, 100, 4096, 5000, 65_536, 200_001]);
+            foreign.extend(raise(size, 1000 + step));
+            raised += 1;
+        }
+        if rng.percent(15)
+            && let Some(last) = foreign.pop()
+            && last.lower()?
+        {
+            lowered += 1;
+        }
+        if rng.percent(5) {
+            model.trim();
+            model.check()?;
+        }
+        foreign.iter().try_for_each(Foreign::verify)?;
+    }
+    model.verify_all()?;
+    model.free_all(|slots| rng.shuffle(slots))?;
+    model.trim();
+    model.verify_all()?;
+    require!(
+        raised > 50 && lowered > 0,
+        "the test itself is wrong: the break was raised {raised} times and lowered {lowered}"
+    );
+    drop(heap);
+    foreign.iter().try_for_each(Foreign::verify)
 }

@@ -5,7 +5,7 @@ use heapwright_core::{FutexMutex, NoLock};
 
 use super::{Source, live_over, on_mappings, run};
 use crate::hostile::{self, Deaths, Robson};
-use crate::{Family, Kept, Model, Step};
+use crate::{Family, Kept, Model, Step, Subject};
 
 /// Carries out a sequence within the heap's limits; `check` after every so many steps.
 fn carry_out(model: &mut Model<'_>, steps: &[Step], every: usize) -> Kept {
@@ -24,9 +24,9 @@ fn carry_out(model: &mut Model<'_>, steps: &[Step], every: usize) -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn blocks_are_disjoint_and_keep_their_contents<F: Family>() -> Kept {
+pub fn blocks_are_disjoint_and_keep_their_contents(subject: &Subject) -> Kept {
     for (source, seed) in [(Source::Mappings, 1), (Source::Dirty, 2), (Source::Arena(8 << 20), 3)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let max = 1 << 17;
             carry_out(model, &hostile::churn(1500, 150, Deaths::Young, max, seed), 16)
         })?;
@@ -39,7 +39,7 @@ pub fn blocks_are_disjoint_and_keep_their_contents<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn hostile_sequences_are_survived<F: Family>() -> Kept {
+pub fn hostile_sequences_are_survived(subject: &Subject) -> Kept {
     let sequences = [
         ("combs", hostile::combs(1 << 17, 32, 1 << 14)),
         ("sawtooth", hostile::sawtooth(8, 150, 20, 10_000, 4)),
@@ -48,10 +48,10 @@ pub fn hostile_sequences_are_survived<F: Family>() -> Kept {
         ("random", hostile::churn(600, 100, Deaths::Random, 10_000, 7)),
     ];
     for (name, steps) in sequences {
-        on_mappings::<F>(|model| carry_out(model, &steps, 32))
+        on_mappings(subject, |model| carry_out(model, &steps, 32))
             .map_err(|complaint| complaint.during(name))?;
     }
-    on_mappings::<F>(|model| {
+    on_mappings(subject, |model| {
         let max = model.limits().max_size;
         let mut robson =
             Robson::new(1 << 15, 16, (1 << 12).min(max.next_power_of_two() / 2).max(16));
@@ -92,8 +92,8 @@ pub fn one_thread_is_served_without_a_lock<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn large_and_small_blocks_live_together<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn large_and_small_blocks_live_together(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         let max = model.limits().max_size;
         for round in 0..40 {
             model.must_allocate(round, (round * 13).min(max), 8)?;

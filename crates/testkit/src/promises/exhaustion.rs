@@ -1,14 +1,12 @@
 //! A heap that has no more memory says so, loses nothing, and serves again when memory is freed.
 
-use heapwright_core::Strategy;
-
 use super::{Source, run};
 use crate::model::{layout, require};
-use crate::{Complaint, Family, Kept, Model, Rng};
+use crate::{Complaint, Kept, Model, Rng, Subject};
 
 /// The memory that is to be used up: less where blocks are small, for there would be too many.
-fn capacity<F: Family>() -> usize {
-    if F::new().limits().max_size < 3000 { 1 << 18 } else { 1 << 20 }
+fn capacity(subject: &Subject) -> usize {
+    if (subject.limits)().max_size < 3000 { 1 << 18 } else { 1 << 20 }
 }
 
 /// Sizes that fill the capacity with a few hundred to a few thousand blocks, below any mapping threshold.
@@ -40,10 +38,10 @@ fn fill(model: &mut Model<'_>, size: usize, capacity: usize) -> Result<usize, Co
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn exhaustion_fails_cleanly<F: Family>() -> Kept {
-    let capacity = capacity::<F>();
+pub fn exhaustion_fails_cleanly(subject: &Subject) -> Kept {
+    let capacity = capacity(subject);
     for source in [Source::Arena(capacity), Source::Limited(capacity)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let mut next = 0;
             for size in sizes(model) {
                 // What is too large now leaves room for what is smaller.
@@ -70,11 +68,11 @@ pub fn exhaustion_fails_cleanly<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_freed_block_serves_again<F: Family>() -> Kept {
-    let capacity = capacity::<F>();
+pub fn a_freed_block_serves_again(subject: &Subject) -> Kept {
+    let capacity = capacity(subject);
     for source in [Source::Arena(capacity), Source::Limited(capacity)] {
         for size in SIZES {
-            run::<F>(source, &mut |model, _| {
+            run(subject, source, &mut |model, _| {
                 let size = size.min(model.limits().max_size);
                 let count = fill(model, size, capacity)?;
                 for slot in [count / 2, 0, count - 1, count / 3] {
@@ -96,10 +94,10 @@ pub fn a_freed_block_serves_again<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_failed_request_takes_nothing<F: Family>() -> Kept {
-    let capacity = capacity::<F>();
+pub fn a_failed_request_takes_nothing(subject: &Subject) -> Kept {
+    let capacity = capacity(subject);
     for source in [Source::Arena(capacity), Source::Limited(capacity)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let size = 400.min(model.limits().max_size);
             let count = fill(model, size, capacity)?;
             (0..count).step_by(2).try_for_each(|slot| model.free(slot))?;
@@ -129,11 +127,11 @@ pub fn a_failed_request_takes_nothing<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn exhaustion_loses_nothing<F: Family>() -> Kept {
-    let capacity = capacity::<F>();
+pub fn exhaustion_loses_nothing(subject: &Subject) -> Kept {
+    let capacity = capacity(subject);
     for source in [Source::Arena(capacity), Source::Limited(capacity)] {
         for size in SIZES {
-            run::<F>(source, &mut |model, _| {
+            run(subject, source, &mut |model, _| {
                 let size = size.min(model.limits().max_size);
                 let at_first = fill(model, size, capacity)?;
                 let mut rng = Rng::new(31);
@@ -168,12 +166,12 @@ fn serves(model: &mut Model<'_>, size: usize) -> Result<bool, Complaint> {
 }
 
 /// The largest request that a new heap over `source` serves.
-fn largest<F: Family>(source: Source, capacity: usize) -> Result<usize, Complaint> {
+fn largest(subject: &Subject, source: Source, capacity: usize) -> Result<usize, Complaint> {
     let (mut served, mut refused) = (0, capacity + 1);
     while refused - served > 16 {
         let size = (served + refused) / 2;
         let mut result = false;
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             result = size <= model.limits().max_size && serves(model, size)?;
             Ok(())
         })?;
@@ -192,13 +190,13 @@ fn largest<F: Family>(source: Source, capacity: usize) -> Result<usize, Complain
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn free_neighbours_are_merged<F: Family>() -> Kept {
-    let capacity = capacity::<F>();
+pub fn free_neighbours_are_merged(subject: &Subject) -> Kept {
+    let capacity = capacity(subject);
     let source = Source::Arena(capacity);
-    let largest = largest::<F>(source, capacity)?;
+    let largest = largest(subject, source, capacity)?;
     require!(largest > 0, "a new heap over {capacity} bytes serves no block from them");
     for seed in 0..4 {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let mut rng = Rng::new(seed);
             let mut next = 0;
             let max = model.limits().max_size.min(12_000);

@@ -5,7 +5,7 @@ use heapwright_backends::{Failing, Mmap, Switch};
 use super::over_rig;
 use crate::model::require;
 use crate::rig::{Ledger, Refuse, Rig};
-use crate::{Complaint, Family, Kept, Model, Step};
+use crate::{Complaint, Kept, Model, Step, Subject};
 
 /// A short life in which a heap asks its backend for all there is to ask for: it grows, in small steps and
 /// large ones, takes large and aligned blocks, resizes them, gives back its end and its middle.
@@ -53,7 +53,8 @@ fn live(model: &mut Model<'_>, ledger: &Ledger, recovers: bool) -> Kept {
 }
 
 /// Lives the script with the first call failing, then the second, until there is no such call.
-fn at_every_call<F: Family>(
+fn at_every_call(
+    subject: &Subject,
     name: &str,
     recovers: bool,
     prepare: &dyn Fn(usize) -> (Rig<'static>, Ledger),
@@ -63,7 +64,7 @@ fn at_every_call<F: Family>(
     for call in 1..5000 {
         let (rig, ledger) = prepare(call);
         let mut over = false;
-        let seen = over_rig::<F>(rig, &ledger, &mut |model, ledger| {
+        let seen = over_rig(subject, rig, &ledger, &mut |model, ledger| {
             live(model, ledger, recovers)?;
             over = !failed(ledger, call);
             repair(ledger);
@@ -93,7 +94,7 @@ fn at_every_call<F: Family>(
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn every_failing_call_for_memory_is_survived<F: Family>() -> Kept {
+pub fn every_failing_call_for_memory_is_survived(subject: &Subject) -> Kept {
     for recovers in [true, false] {
         // A heap cannot lend what is inside its backend, so the switch outlives it.
         let switch: &'static Switch = Box::leak(Box::new(Switch::new()));
@@ -107,7 +108,8 @@ pub fn every_failing_call_for_memory_is_survived<F: Family>() -> Kept {
             }
             Rig::over(Failing::by(Mmap::new(), switch))
         };
-        at_every_call::<F>(
+        at_every_call(
+            subject,
             if recovers { "once" } else { "and all that follow" },
             recovers,
             &prepare,
@@ -124,14 +126,15 @@ pub fn every_failing_call_for_memory_is_survived<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn every_failing_call_to_the_backend_is_survived<F: Family>() -> Kept {
+pub fn every_failing_call_to_the_backend_is_survived(subject: &Subject) -> Kept {
     for recovers in [true, false] {
         let prepare = |call| {
             let (rig, ledger) = Rig::over(Mmap::new());
             ledger.refuse(if recovers { Refuse::Once(call) } else { Refuse::From(call) });
             (rig, ledger)
         };
-        at_every_call::<F>(
+        at_every_call(
+            subject,
             if recovers { "once" } else { "and all that follow" },
             recovers,
             &prepare,

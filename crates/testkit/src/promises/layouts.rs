@@ -4,7 +4,7 @@ use core::alloc::Layout;
 
 use super::{Source, on_mappings, run};
 use crate::model::{layout, require, walked};
-use crate::{Family, Kept, Model};
+use crate::{Kept, Model, Subject};
 
 /// Sizes at which heaps change what they do: around the granules, powers of two, pages, mapping
 /// thresholds.
@@ -27,8 +27,8 @@ pub(super) fn sizes(max: usize) -> Vec<usize> {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn all_sizes_are_served<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn all_sizes_are_served(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         let sizes = sizes(model.limits().max_size);
         for (slot, &size) in sizes.iter().enumerate() {
             model.must_allocate(slot, size, 1)?;
@@ -50,12 +50,12 @@ pub fn all_sizes_are_served<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn alignments_are_kept<F: Family>() -> Kept {
+pub fn alignments_are_kept(subject: &Subject) -> Kept {
     let aligns = |model: &Model<'_>| {
         let max = model.limits().max_align.min(1 << 30);
         (0..=30).map(|power| 1_usize << power).filter(move |&align| align <= max)
     };
-    on_mappings::<F>(|model| {
+    on_mappings(subject, |model| {
         let mut slot = 0;
         for align in aligns(model).filter(|&align| align <= 1 << 16) {
             for size in [0, 1, align / 2, align - 1, align, align + 1, 3 * align] {
@@ -86,7 +86,7 @@ pub fn alignments_are_kept<F: Family>() -> Kept {
         model.verify_all()
     })?;
     // Each of the large ones takes address space for itself, and is given back at once.
-    on_mappings::<F>(|model| {
+    on_mappings(subject, |model| {
         for align in aligns(model).filter(|&align| align > 1 << 16) {
             for size in [1, 100, 70_000] {
                 if model.limits().admit(layout(size, align)) {
@@ -108,8 +108,8 @@ pub fn alignments_are_kept<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn empty_requests_get_blocks_of_their_own<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn empty_requests_get_blocks_of_their_own(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         for slot in 0..32 {
             let align = 1 << (slot % 8).min(model.limits().max_align.ilog2() as usize);
             model.must_allocate(slot, 0, align)?;
@@ -132,9 +132,9 @@ pub fn empty_requests_get_blocks_of_their_own<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn all_usable_bytes_are_the_programs<F: Family>() -> Kept {
+pub fn all_usable_bytes_are_the_programs(subject: &Subject) -> Kept {
     // That they may be written and stay as they are is verified by the model, for every block.
-    on_mappings::<F>(|model| {
+    on_mappings(subject, |model| {
         let max = model.limits().max_size;
         let sizes = sizes(max.min(1 << 18));
         for (slot, &size) in sizes.iter().enumerate() {
@@ -159,8 +159,8 @@ pub fn all_usable_bytes_are_the_programs<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn impossible_requests_fail_and_change_nothing<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn impossible_requests_fail_and_change_nothing(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         let limits = model.limits();
         let ordinary = 100.min(limits.max_size);
         for slot in 0..8 {
@@ -215,7 +215,7 @@ pub fn impossible_requests_fail_and_change_nothing<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn odd_memory_serves<F: Family>() -> Kept {
+pub fn odd_memory_serves(subject: &Subject) -> Kept {
     let served = |model: &mut Model<'_>| {
         let mut count = 0;
         for slot in 0..200 {
@@ -237,7 +237,7 @@ pub fn odd_memory_serves<F: Family>() -> Kept {
         model.free_all(|slots| slots.sort_by_key(|slot| slot % 5))?;
         model.verify_all()
     };
-    let little = if F::NATURE.coarse { 4 << 20 } else { 128 << 10 };
-    run::<F>(Source::OddArena(little), &mut |model, _| served(model))?;
-    run::<F>(Source::Odd(4 << 20), &mut |model, _| served(model)).map(drop)
+    let little = if subject.nature.coarse { 4 << 20 } else { 128 << 10 };
+    run(subject, Source::OddArena(little), &mut |model, _| served(model))?;
+    run(subject, Source::Odd(4 << 20), &mut |model, _| served(model)).map(drop)
 }

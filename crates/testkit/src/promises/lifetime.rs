@@ -7,7 +7,7 @@ use super::{Source, on_mappings, run};
 use crate::hostile::{self, Deaths};
 use crate::model::require;
 use crate::rig::Rig;
-use crate::{Family, Kept, Model};
+use crate::{Complaint, Family, Kept, Live, Model, Subject};
 
 fn fill(model: &mut Model<'_>, seed: u64) -> Kept {
     let limits = model.limits();
@@ -28,15 +28,19 @@ fn fill(model: &mut Model<'_>, seed: u64) -> Kept {
 pub fn moving_the_heap_moves_no_block<F: Family>() -> Kept {
     let (rig, ledger) = Rig::over(Mmap::new());
     let first = F::over::<Rig<'_>, FutexMutex>(rig);
-    let mut model = Model::observed(&first, F::NATURE, &ledger);
-    fill(&mut model, 51)?;
-    let mut lives = Vec::new();
-    for slot in model.slots() {
-        lives.push((slot, model.give(slot)?));
-    }
-    drop(model);
+    let lives = filled(&mut Model::observed(&first, F::NATURE, &ledger))?;
     let moved = Box::new(first);
-    let mut model = Model::observed(&*moved, F::NATURE, &ledger);
+    goes_on_with(&mut Model::observed(&*moved, F::NATURE, &ledger), lives)
+}
+
+/// Fills a heap, and says with what.
+fn filled(model: &mut Model<'_>) -> Result<Vec<(usize, Live)>, Complaint> {
+    fill(model, 51)?;
+    model.slots().into_iter().map(|slot| Ok((slot, model.give(slot)?))).collect()
+}
+
+/// A heap that was moved has these blocks, and serves on.
+fn goes_on_with(model: &mut Model<'_>, lives: Vec<(usize, Live)>) -> Kept {
     for (slot, live) in lives {
         model.take(slot, live)?;
     }
@@ -62,9 +66,9 @@ pub fn moving_the_heap_moves_no_block<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn dropping_the_heap_gives_everything_back<F: Family>() -> Kept {
+pub fn dropping_the_heap_gives_everything_back(subject: &Subject) -> Kept {
     for freed in [true, false] {
-        let seen = run::<F>(Source::Mappings, &mut |model, _| {
+        let seen = run(subject, Source::Mappings, &mut |model, _| {
             fill(model, 53)?;
             if freed { model.free_all(|_| ()) } else { Ok(()) }
         })?;
@@ -86,11 +90,11 @@ pub fn dropping_the_heap_gives_everything_back<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn trimming_leaves_the_heap_usable<F: Family>() -> Kept {
+pub fn trimming_leaves_the_heap_usable(subject: &Subject) -> Kept {
     for source in
         [Source::Mappings, Source::Dirty, Source::Arena(16 << 20), Source::Limited(16 << 20)]
     {
-        run::<F>(source, &mut |model, ledger| {
+        run(subject, source, &mut |model, ledger| {
             let limits = model.limits();
             let steps = hostile::churn(250, 80, Deaths::Random, 200_000, 54);
             for (at, step) in steps.iter().enumerate() {
@@ -120,8 +124,8 @@ pub fn trimming_leaves_the_heap_usable<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn trimming_gives_memory_back<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn trimming_gives_memory_back(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         let limits = model.limits();
         for round in 0..3 {
             let steps = hostile::churn(250, 80, Deaths::Random, 200_000, 55 + round);

@@ -3,11 +3,11 @@
 
 use std::io::Write;
 
-use heapwright_core::{Limits, Strategy};
+use heapwright_core::Limits;
 
 use super::{Source, on_mappings, run};
 use crate::model::require;
-use crate::{Complaint, Family, Kept};
+use crate::{Complaint, Kept, Subject};
 
 /// Says what is not promised, and why, where it is seen even if all tests pass.
 fn say(strategy: &str, what: &str, reason: &str) {
@@ -31,12 +31,12 @@ fn given_up(name: &str, promise: Kept, ways: &[&str]) -> Kept {
 /// # Errors
 ///
 /// The limits are none.
-pub fn limits_are_stated<F: Family>() -> Kept {
-    let limits = F::new().limits();
+pub fn limits_are_stated(subject: &Subject) -> Kept {
+    let limits = (subject.limits)();
     if limits != Limits::GENERAL {
         let what =
             format!("serves up to {} bytes, aligned to {}", limits.max_size, limits.max_align);
-        say(F::NAME, &what, "Strategy::limits");
+        say(subject.name, &what, "Strategy::limits");
     }
     require!(
         limits.max_size > 0 && limits.max_align.is_power_of_two(),
@@ -50,9 +50,9 @@ pub fn limits_are_stated<F: Family>() -> Kept {
 /// # Errors
 ///
 /// It does.
-pub fn never_frees<F: Family>(reason: &str) -> Kept {
-    say(F::NAME, "never frees; reuse, merging and trimming are not promised", reason);
-    on_mappings::<F>(|model| {
+pub fn never_frees(subject: &Subject, reason: &str) -> Kept {
+    say(subject.name, "never frees; reuse, merging and trimming are not promised", reason);
+    on_mappings(subject, |model| {
         let size = 100.min(model.limits().max_size);
         for slot in 0..50 {
             model.must_allocate(slot, size, 8)?;
@@ -73,11 +73,11 @@ pub fn never_frees<F: Family>(reason: &str) -> Kept {
 /// # Errors
 ///
 /// They do.
-pub fn never_merges<F: Family>(reason: &str) -> Kept {
-    say(F::NAME, "never merges free neighbours", reason);
+pub fn never_merges(subject: &Subject, reason: &str) -> Kept {
+    say(subject.name, "never merges free neighbours", reason);
     given_up(
         "never_merges",
-        super::free_neighbours_are_merged::<F>(),
+        super::free_neighbours_are_merged(subject),
         &["after use, with all freed"],
     )
 }
@@ -87,11 +87,11 @@ pub fn never_merges<F: Family>(reason: &str) -> Kept {
 /// # Errors
 ///
 /// It does not.
-pub fn never_trims<F: Family>(reason: &str) -> Kept {
-    say(F::NAME, "trimming does not give everything back", reason);
+pub fn never_trims(subject: &Subject, reason: &str) -> Kept {
+    say(subject.name, "trimming does not give everything back", reason);
     given_up(
         "never_trims",
-        super::trimming_gives_memory_back::<F>(),
+        super::trimming_gives_memory_back(subject),
         &["with all freed, trim gave"],
     )
 }
@@ -101,9 +101,9 @@ pub fn never_trims<F: Family>(reason: &str) -> Kept {
 /// # Errors
 ///
 /// It does not.
-pub fn moves<F: Family>(reason: &str) -> Kept {
-    say(F::NAME, "resizing may move a block where there is room", reason);
-    let stays = super::resizing_stays_in_place_where_it_can::<F>();
+pub fn moves(subject: &Subject, reason: &str) -> Kept {
+    say(subject.name, "resizing may move a block where there is room", reason);
+    let stays = super::resizing_stays_in_place_where_it_can(subject);
     given_up("moves", stays, &["moved it", "the end of a block that shrank does not serve"])
 }
 
@@ -112,9 +112,9 @@ pub fn moves<F: Family>(reason: &str) -> Kept {
 /// # Errors
 ///
 /// They do.
-pub fn coarse<F: Family>(reason: &str) -> Kept {
-    say(F::NAME, "little memory serves few sizes", reason);
-    run::<F>(Source::Arena(128 << 10), &mut |model, _| {
+pub fn coarse(subject: &Subject, reason: &str) -> Kept {
+    say(subject.name, "little memory serves few sizes", reason);
+    run(subject, Source::Arena(128 << 10), &mut |model, _| {
         let mut served = 0;
         for slot in 0..200 {
             let size = (slot * 37 % 700).min(model.limits().max_size);
@@ -131,11 +131,11 @@ pub fn coarse<F: Family>(reason: &str) -> Kept {
 /// # Errors
 ///
 /// All of them are found.
-pub fn unchecked<F: Family>(reason: &str) -> Kept {
-    say(F::NAME, "misuse is not found", reason);
-    crate::child::in_child_that_may_crash(F::MODULE, "gives_up::unchecked", || {
+pub fn unchecked(subject: &Subject, reason: &str) -> Kept {
+    say(subject.name, "misuse is not found", reason);
+    crate::child::in_child_that_may_crash(subject.module, "gives_up::unchecked", || {
         let mut all_found = false;
-        run::<F>(Source::Mappings, &mut |model, _| {
+        run(subject, Source::Mappings, &mut |model, _| {
             all_found = super::misuse::finds_misuse(model)?;
             Ok(())
         })?;

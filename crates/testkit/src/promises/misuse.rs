@@ -11,12 +11,12 @@
 use core::ptr::NonNull;
 
 use heapwright_backends::Mmap;
-use heapwright_core::{FutexMutex, HeapError};
+use heapwright_core::HeapError;
 
 use super::{Source, run};
 use crate::model::{layout, require, walked};
 use crate::rig::{Ledger, Rig};
-use crate::{Complaint, Family, Kept, Model, child};
+use crate::{Complaint, Kept, Model, Subject, child};
 
 /// The answers that are right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +122,12 @@ fn serves_on(model: &mut Model<'_>) -> Kept {
     model.verify_all()
 }
 
-fn in_child<F: Family>(test: &str, body: &mut dyn FnMut(&mut Model<'_>, &Ledger) -> Kept) -> Kept {
-    child::in_child(F::MODULE, test, || run::<F>(Source::Mappings, body).map(drop))
+fn in_child(
+    subject: &Subject,
+    test: &str,
+    body: &mut dyn FnMut(&mut Model<'_>, &Ledger) -> Kept,
+) -> Kept {
+    child::in_child(subject.module, test, || run(subject, Source::Mappings, body).map(drop))
 }
 
 /// Freeing or resizing a block that was just freed is refused as a double free.
@@ -131,8 +135,8 @@ fn in_child<F: Family>(test: &str, body: &mut dyn FnMut(&mut Model<'_>, &Ledger)
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_double_free_is_found<F: Family>() -> Kept {
-    in_child::<F>("a_double_free_is_found", &mut |model, _| {
+pub fn a_double_free_is_found(subject: &Subject) -> Kept {
+    in_child(subject, "a_double_free_is_found", &mut |model, _| {
         for size in [48, 1, 600] {
             let size = fill(model, size)?;
             for slot in [31, 7, 50] {
@@ -151,8 +155,8 @@ pub fn a_double_free_is_found<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_double_free_after_other_work_is_found<F: Family>() -> Kept {
-    in_child::<F>("a_double_free_after_other_work_is_found", &mut |model, _| {
+pub fn a_double_free_after_other_work_is_found(subject: &Subject) -> Kept {
+    in_child(subject, "a_double_free_after_other_work_is_found", &mut |model, _| {
         let size = fill(model, 48)?;
         let slots = [5, 31, 40, 58];
         let addrs = slots.map(|slot| addr_of(model, slot));
@@ -188,9 +192,9 @@ pub fn a_double_free_after_other_work_is_found<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_double_free_of_a_merged_block_is_found<F: Family>() -> Kept {
+pub fn a_double_free_of_a_merged_block_is_found(subject: &Subject) -> Kept {
     let orders = [[30, 31, 32], [32, 31, 30], [30, 32, 31], [31, 30, 32], [31, 32, 30]];
-    in_child::<F>("a_double_free_of_a_merged_block_is_found", &mut |model, _| {
+    in_child(subject, "a_double_free_of_a_merged_block_is_found", &mut |model, _| {
         for size in [48, 600] {
             for order in orders {
                 let size = fill(model, size)?;
@@ -227,8 +231,8 @@ pub fn a_double_free_of_a_merged_block_is_found<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_misaligned_pointer_is_refused<F: Family>() -> Kept {
-    in_child::<F>("a_misaligned_pointer_is_refused", &mut |model, _| {
+pub fn a_misaligned_pointer_is_refused(subject: &Subject) -> Kept {
+    in_child(subject, "a_misaligned_pointer_is_refused", &mut |model, _| {
         let size = fill(model, 100)?;
         for offset in [1, 2, 3, 4, 7] {
             let inside = addr_of(model, 31) + offset;
@@ -252,16 +256,16 @@ pub fn a_misaligned_pointer_is_refused<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn foreign_memory_is_refused<F: Family>() -> Kept {
+pub fn foreign_memory_is_refused(subject: &Subject) -> Kept {
     #[repr(align(64))]
     struct Buffer([u8; 256]);
     static STATIC: Buffer = Buffer([7; 256]);
 
-    in_child::<F>("foreign_memory_is_refused", &mut |model, _| {
+    in_child(subject, "foreign_memory_is_refused", &mut |model, _| {
         let size = fill(model, 100)?;
         let stack = Buffer([1; 256]);
         let boxed = Box::new(Buffer([2; 256]));
-        let code = (foreign_memory_is_refused::<F> as fn() -> Kept) as usize;
+        let code = (foreign_memory_is_refused as fn(&Subject) -> Kept) as usize;
         let places = [
             ("the stack", stack.0.as_ptr() as usize + 64),
             ("a static", STATIC.0.as_ptr() as usize + 64),
@@ -287,11 +291,11 @@ pub fn foreign_memory_is_refused<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn blocks_of_another_heap_are_refused<F: Family>() -> Kept {
-    in_child::<F>("blocks_of_another_heap_are_refused", &mut |model, _| {
+pub fn blocks_of_another_heap_are_refused(subject: &Subject) -> Kept {
+    in_child(subject, "blocks_of_another_heap_are_refused", &mut |model, _| {
         let (rig, ledger) = Rig::over(Mmap::new());
-        let other = F::over::<Rig<'_>, FutexMutex>(rig);
-        let mut other = Model::observed(&other, F::NATURE, &ledger);
+        let other = (subject.over)(rig);
+        let mut other = Model::observed(&*other, subject.nature, &ledger);
         let max = model.limits().max_size;
         let sizes = [40, 1000, 30_000, 300_000, 5 << 20].map(|size| size.min(max));
         for (slot, &size) in sizes.iter().enumerate() {
@@ -320,8 +324,8 @@ pub fn blocks_of_another_heap_are_refused<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn wild_addresses_are_refused<F: Family>() -> Kept {
-    in_child::<F>("wild_addresses_are_refused", &mut |model, ledger| {
+pub fn wild_addresses_are_refused(subject: &Subject) -> Kept {
+    in_child(subject, "wild_addresses_are_refused", &mut |model, ledger| {
         let size = fill(model, 100)?;
         let page = 4096;
         // SAFETY: a new mapping without access takes nothing from anyone. It stays until the process
@@ -368,11 +372,11 @@ const DECEIVED: usize = 1;
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_pointer_inside_a_block_is_refused<F: Family>() -> Kept {
-    child::in_child(F::MODULE, "a_pointer_inside_a_block_is_refused", || {
+pub fn a_pointer_inside_a_block_is_refused(subject: &Subject) -> Kept {
+    child::in_child(subject.module, "a_pointer_inside_a_block_is_refused", || {
         let mut deceived = Vec::new();
         for heap in 0..HEAPS {
-            let result = run::<F>(Source::Mappings, &mut |model, ledger| inside(model, ledger));
+            let result = run(subject, Source::Mappings, &mut |model, ledger| inside(model, ledger));
             deceived.extend(
                 result.err().map(|complaint| complaint.during(format_args!("heap {heap}"))),
             );

@@ -19,7 +19,7 @@ mod zeroing;
 use core::mem::MaybeUninit;
 
 use heapwright_backends::{Arena, Limited, Mmap};
-use heapwright_core::{FutexMutex, HeapBackend};
+use heapwright_core::HeapBackend;
 
 pub use self::accounts::*;
 pub use self::breaks::*;
@@ -36,7 +36,7 @@ pub use self::resizing::*;
 pub use self::threads::*;
 pub use self::zeroing::*;
 use crate::rig::{Ledger, Odd, Rig, Seen};
-use crate::{Complaint, Family, Kept, Model};
+use crate::{Complaint, Family, Kept, Model, Subject};
 
 /// Where the memory of a heap under test comes from.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,8 @@ enum Source {
 
 /// Runs `body` on an empty heap of the family over an observed backend, drops the heap, and says what
 /// the backend saw.
-fn run<F: Family>(
+fn run(
+    subject: &Subject,
     source: Source,
     body: &mut dyn FnMut(&mut Model<'_>, &Ledger) -> Kept,
 ) -> Result<Seen, Complaint> {
@@ -78,25 +79,26 @@ fn run<F: Family>(
             Rig::over(Arena::new(&mut buffer[start..start + (bytes | 15) - 2]))
         }
     };
-    over_rig::<F>(rig, &ledger, body)
+    over_rig(subject, rig, &ledger, body)
         .map_err(|complaint| complaint.during(format_args!("over {source:?}")))
 }
 
 /// As [`run`], over a rig that was prepared.
-fn over_rig<F: Family>(
+fn over_rig(
+    subject: &Subject,
     rig: Rig<'_>,
     ledger: &Ledger,
     body: &mut dyn FnMut(&mut Model<'_>, &Ledger) -> Kept,
 ) -> Result<Seen, Complaint> {
-    let heap = F::over::<Rig<'_>, FutexMutex>(rig);
-    body(&mut Model::observed(&heap, F::NATURE, ledger), ledger)?;
+    let heap = (subject.over)(rig);
+    body(&mut Model::observed(&*heap, subject.nature, ledger), ledger)?;
     drop(heap);
     Ok(ledger.seen())
 }
 
 /// As [`run`] over mappings, for promises that need no more.
-fn on_mappings<F: Family>(mut body: impl FnMut(&mut Model<'_>) -> Kept) -> Kept {
-    run::<F>(Source::Mappings, &mut |model, _| body(model)).map(drop)
+fn on_mappings(subject: &Subject, mut body: impl FnMut(&mut Model<'_>) -> Kept) -> Kept {
+    run(subject, Source::Mappings, &mut |model, _| body(model)).map(drop)
 }
 
 /// A short life of a heap, for the backends and locks that are not observed.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 use super::{Source, run};
-use crate::{Complaint, Family, Kept, Step};
+use crate::{Complaint, Kept, Step, Subject};
 
 /// How many sequences are tried where `PROPTEST_CASES` does not say.
 const CASES: u32 = 48;
@@ -44,8 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Carries out a sequence over a source, with everything verified after every step.
-fn carry_out<F: Family>(source: Source, steps: &[Step]) -> Kept {
-    let seen = run::<F>(source, &mut |model, _| {
+fn carry_out(subject: &Subject, source: Source, steps: &[Step]) -> Kept {
+    let seen = run(subject, source, &mut |model, _| {
         let limits = model.limits();
         for (at, step) in steps.iter().enumerate() {
             let step = step.within(limits.max_size, limits.max_align);
@@ -67,12 +67,12 @@ fn carry_out<F: Family>(source: Source, steps: &[Step]) -> Kept {
 ///
 /// proptest leaves out steps first and makes them simpler then, and does not ask again which of the simpler
 /// ones are needed.
-fn without_needless_steps<F: Family>(source: Source, mut steps: Vec<Step>) -> Vec<Step> {
+fn without_needless_steps(subject: &Subject, source: Source, mut steps: Vec<Step>) -> Vec<Step> {
     let mut needed = 0;
     while needed < steps.len() {
         let mut fewer = steps.clone();
         fewer.remove(needed);
-        if carry_out::<F>(source, &fewer).is_err() {
+        if carry_out(subject, source, &fewer).is_err() {
             steps = fewer;
             needed = 0;
         } else {
@@ -88,8 +88,8 @@ fn without_needless_steps<F: Family>(source: Source, mut steps: Vec<Step>) -> Ve
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn sequence_is_served<F: Family>(steps: &[Step]) -> Kept {
-    carry_out::<F>(Source::Mappings, steps)
+pub fn sequence_is_served(subject: &Subject, steps: &[Step]) -> Kept {
+    carry_out(subject, Source::Mappings, steps)
 }
 
 /// Random sequences of requests do what the model does, over mappings, dirty mappings, and an arena that
@@ -99,7 +99,7 @@ pub fn sequence_is_served<F: Family>(steps: &[Step]) -> Kept {
 /// # Errors
 ///
 /// The shortest failing sequence that was found, as code for [`sequence_is_served`].
-pub fn random_sequences_agree_with_the_model<F: Family>() -> Kept {
+pub fn random_sequences_agree_with_the_model(subject: &Subject) -> Kept {
     let mut config =
         Config { failure_persistence: None, max_shrink_iters: 4096, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
@@ -109,7 +109,7 @@ pub fn random_sequences_agree_with_the_model<F: Family>() -> Kept {
         let mut runner = TestRunner::new(config.clone());
         let sequences = proptest::collection::vec(step(), 1..STEPS);
         let result = runner.run(&sequences, |steps| {
-            carry_out::<F>(source, &steps)
+            carry_out(subject, source, &steps)
                 .map_err(|complaint| TestCaseError::fail(complaint.to_string()))
         });
         match result {
@@ -118,11 +118,11 @@ pub fn random_sequences_agree_with_the_model<F: Family>() -> Kept {
                 return Err(Complaint::new(format!("the test itself failed: {reason}")));
             }
             Err(TestError::Fail(_, steps)) => {
-                let steps = without_needless_steps::<F>(source, steps);
+                let steps = without_needless_steps(subject, source, steps);
                 let lines: Vec<String> = steps.iter().map(|step| format!("    {step},")).collect();
                 let code = lines.join("\n");
                 // Once more, for the complaint of just this sequence.
-                let complaint = carry_out::<F>(source, &steps)
+                let complaint = carry_out(subject, source, &steps)
                     .err()
                     .unwrap_or_else(|| Complaint::new("this sequence fails at times only"));
                 let steps = steps.len();

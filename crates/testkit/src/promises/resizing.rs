@@ -2,7 +2,7 @@
 
 use super::{Source, on_mappings, run};
 use crate::model::{layout, require};
-use crate::{Family, Kept, Model, Rng};
+use crate::{Kept, Model, Rng, Subject};
 
 const SIZES: [usize; 14] =
     [0, 1, 15, 16, 24, 100, 500, 4095, 4097, 20_000, 65_536, 131_073, (1 << 20) + 1, 3 << 20];
@@ -13,9 +13,9 @@ const SIZES: [usize; 14] =
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn resizing_keeps_contents_in_every_direction<F: Family>() -> Kept {
+pub fn resizing_keeps_contents_in_every_direction(subject: &Subject) -> Kept {
     for align in [1, 64, 4096, 1 << 16] {
-        on_mappings::<F>(|model| {
+        on_mappings(subject, |model| {
             let limits = model.limits();
             if align > limits.max_align {
                 return Ok(());
@@ -64,8 +64,8 @@ fn resize_among(model: &mut Model<'_>, from: usize, to: usize, align: usize) -> 
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn resizing_back_and_forth_keeps_contents<F: Family>() -> Kept {
-    on_mappings::<F>(|model| {
+pub fn resizing_back_and_forth_keeps_contents(subject: &Subject) -> Kept {
+    on_mappings(subject, |model| {
         let max = model.limits().max_size;
         for slot in 0..6 {
             model.must_allocate(slot, slot, 8)?;
@@ -93,9 +93,9 @@ pub fn resizing_back_and_forth_keeps_contents<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn a_failed_resize_leaves_the_block_as_it_was<F: Family>() -> Kept {
+pub fn a_failed_resize_leaves_the_block_as_it_was(subject: &Subject) -> Kept {
     for source in [Source::Limited(1 << 20), Source::Arena(1 << 20)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let max = model.limits().max_size;
             let size = 3000.min(max);
             let mut slot = 0;
@@ -138,10 +138,10 @@ pub fn a_failed_resize_leaves_the_block_as_it_was<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn resizing_stays_in_place_where_it_can<F: Family>() -> Kept {
-    on_mappings::<F>(stays_at_the_end)?;
-    on_mappings::<F>(stays_beside_a_free_neighbour)?;
-    on_mappings::<F>(stays_when_it_shrinks)
+pub fn resizing_stays_in_place_where_it_can(subject: &Subject) -> Kept {
+    on_mappings(subject, stays_at_the_end)?;
+    on_mappings(subject, stays_beside_a_free_neighbour)?;
+    on_mappings(subject, stays_when_it_shrinks)
 }
 
 /// A size of the tests below, which are made for ten thousand bytes, brought within the limits.

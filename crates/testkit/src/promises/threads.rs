@@ -126,14 +126,18 @@ pub fn threads_share_a_static_heap<F: Family>() -> Kept
 where
     F::Default: Sync,
 {
-    let heap: &'static F::Default = F::shared();
+    outlives_its_threads(F::shared(), F::NATURE)
+}
+
+/// A heap serves threads that end when they like.
+fn outlives_its_threads(heap: &'static (dyn Strategy + Sync), nature: Nature) -> Kept {
     let mailbox: &'static Mailbox = Box::leak(Box::default());
     let workers: Vec<_> = (0..THREADS)
-        .map(|seed| thread::spawn(move || work(heap, F::NATURE, mailbox, 71 + seed)))
+        .map(|seed| thread::spawn(move || work(heap, nature, mailbox, 71 + seed)))
         .collect();
     let died = |_| Err(Complaint::new("a thread panicked"));
     workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(died))?;
-    let mut model = Model::new(heap, F::NATURE);
+    let mut model = Model::new(heap, nature);
     let mut slot = 0;
     while let Some(live) = fetch(mailbox) {
         model.take(slot, live)?;

@@ -2,7 +2,7 @@
 
 use super::{Source, run};
 use crate::model::layout;
-use crate::{Family, Kept, Model, Step};
+use crate::{Kept, Model, Step, Subject};
 
 const SIZES: [usize; 15] = [
     1,
@@ -39,9 +39,9 @@ fn sizes(model: &Model<'_>, align: usize) -> impl Iterator<Item = usize> + use<>
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn zeroed_memory_is_zero<F: Family>() -> Kept {
+pub fn zeroed_memory_is_zero(subject: &Subject) -> Kept {
     for source in [Source::Mappings, Source::Dirty, Source::Arena(64 << 20)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             let mut slot = 0;
             for align in aligns(model) {
                 for size in sizes(model, align) {
@@ -62,9 +62,9 @@ pub fn zeroed_memory_is_zero<F: Family>() -> Kept {
 /// # Errors
 ///
 /// What came back and should not have.
-pub fn zeroed_memory_is_zero_after_reuse<F: Family>() -> Kept {
+pub fn zeroed_memory_is_zero_after_reuse(subject: &Subject) -> Kept {
     for source in [Source::Mappings, Source::Dirty, Source::Arena(64 << 20)] {
-        run::<F>(source, &mut |model, _| {
+        run(subject, source, &mut |model, _| {
             for align in aligns(model) {
                 for size in sizes(model, align) {
                     reuse(model, size, align)?;
