@@ -34,7 +34,8 @@ pub trait Family: 'static {
     fn shared() -> &'static Self::Default;
 }
 
-/// What most promises ask of a family. They are compiled once for all that look so, and not once for each.
+/// What most promises need to know of a family. They take this in place of the type, so that they are compiled once, and
+/// not for each strategy.
 #[derive(Clone, Copy)]
 pub struct Subject {
     pub(crate) name: &'static str,

@@ -33,8 +33,8 @@ const SHORT: usize = STEP / 2;
 const PACE_FROM: usize = 4;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
-/// A heap of so many marks that takes twice as many objects for each as so far has slowed down; a smaller one has by so
-/// much less.
+/// At so many marks a heap may take twice as many objects for each as so far, and keeps its pace; at fewer, less in
+/// proportion.
 const MARKS_TO_SLOW: u64 = 32;
 
 /// As many objects at least are taken for each mark, as it were: so few tell nothing.
