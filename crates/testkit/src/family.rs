@@ -6,7 +6,7 @@ use lock_api::RawMutex;
 use crate::rig::Rig;
 
 /// A strategy whose backend and lock can be chosen. [`conformance!`](crate::conformance) implements it
-/// for the type alias of a strategy crate.
+/// for the type alias of a strategy crate. It borrows nothing, so that its heaps live as long as their backends.
 pub trait Family: 'static {
     /// The strategy over a backend `B` under a lock `L`.
     type Over<B: HeapBackend, L: RawMutex>: Strategy;
@@ -48,7 +48,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// That of a family.
+    /// What promises need to know of the family `F`.
     pub const fn of<F: Family>() -> Self {
         fn over<'a, F: Family>(rig: Rig<'a>) -> Box<dyn Strategy + 'a> {
             Box::new(F::over::<Rig<'a>, FutexMutex>(rig))

@@ -56,6 +56,7 @@ macro_rules! conformance {
         /// The strategy under test.
         struct Tested;
 
+        /// What promises know of it.
         const SUBJECT: $crate::Subject = $crate::Subject::of::<Tested>();
 
         impl $crate::Family for Tested {

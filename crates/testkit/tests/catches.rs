@@ -41,11 +41,20 @@ fn caught(kept: Kept, words: &str) {
     assert!(complaint.what().contains(words), "found in other words: {complaint}");
 }
 
-/// One test for each mistake: the promises that it breaks, and the words in which each says so. Those that ask for the
-/// type are in brackets.
+/// What comes of a promise of the engine `It`. Those that ask for the type are in brackets.
+macro_rules! kept {
+    ([$promise:ident]) => {
+        promises::$promise::<Wrong<It>>()
+    };
+    ($promise:ident) => {
+        promises::$promise(&Subject::of::<Wrong<It>>())
+    };
+}
+
+/// One test for each mistake: the promises that it breaks, and the words in which each says so.
 macro_rules! mistakes {
     ($($test:ident: $mistake:ident {
-        $($($promise:ident)? $(<$of_type:ident>)?: $words:literal,)+
+        $($promise:tt: $words:literal,)+
     })+) => {$(
         #[test]
         fn $test() {
@@ -53,10 +62,7 @@ macro_rules! mistakes {
             impl Kind for It {
                 const MISTAKE: Mistake = Mistake::$mistake;
             }
-            $(
-                $(caught(promises::$promise(&Subject::of::<Wrong<It>>()), $words);)?
-                $(caught(promises::$of_type::<Wrong<It>>(), $words);)?
-            )+
+            $(caught(kept!($promise), $words);)+
         }
     )+};
 }
@@ -73,11 +79,11 @@ mistakes! {
     }
     ignored_large_alignment: IgnoresLargeAlignment {
         alignments_are_kept: "is not aligned to",
-        <it_is_a_global_alloc>: "is not aligned to",
+        [it_is_a_global_alloc]: "is not aligned to",
     }
     memory_that_is_not_zeroed: DoesNotZero {
         zeroed_memory_is_zero_after_reuse: "zeroed memory is not zero",
-        <it_is_an_allocator>: "allocate_zeroed",
+        [it_is_an_allocator]: "allocate_zeroed",
         random_sequences_agree_with_the_model: "zeroed memory is not zero",
     }
     fresh_memory_that_is_not_zeroed: TrustsFreshMemory {
@@ -93,9 +99,9 @@ mistakes! {
         free_neighbours_are_merged: "after use, with all freed, it does not",
     }
     blocks_lost_between_threads: LosesForeignFrees {
-        <threads_share_a_heap>: "are in use, and stats say",
-        <threads_share_a_heap_under_parking_lot>: "are in use, and stats say",
-        <threads_share_a_static_heap>: "are in use, and stats say",
+        [threads_share_a_heap]: "are in use, and stats say",
+        [threads_share_a_heap_under_parking_lot]: "are in use, and stats say",
+        [threads_share_a_static_heap]: "are in use, and stats say",
     }
     neighbours_that_are_not_merged: DoesNotMerge {
         free_neighbours_are_merged: "after use, with all freed, it does not",
@@ -133,7 +139,7 @@ mistakes! {
     }
     contents_that_stay_behind: DoesNotCopy {
         resizing_keeps_contents_in_every_direction: "resizing lost contents",
-        <it_is_a_global_alloc>: "lost contents",
+        [it_is_a_global_alloc]: "lost contents",
         random_sequences_agree_with_the_model: "resizing lost contents",
     }
     last_bytes_that_stay_behind: CopiesTooLittle {
@@ -174,7 +180,8 @@ mistakes! {
     writing_into_neighbours: ScribblesOnFree {
         blocks_are_disjoint_and_keep_their_contents: "something wrote into a block in use",
         hostile_sequences_are_survived: "something wrote into a block in use",
-        random_sequences_agree_with_the_model: "something wrote into a block in use",
+        // It may be that of a block that is being resized.
+        random_sequences_agree_with_the_model: "and is 0xee",
     }
     failing_without_a_reason: FailsAtTimes {
         blocks_are_disjoint_and_keep_their_contents: "the backend refused nothing",
@@ -212,7 +219,7 @@ mistakes! {
     }
     memory_leaked_on_drop: LeaksOnDrop {
         dropping_the_heap_gives_everything_back: "never went back",
-        <threads_share_a_heap>: "never went back",
+        [threads_share_a_heap]: "never went back",
     }
     memory_given_back_twice: ShrinksTwice {
         the_backends_contract_is_kept: "of what is not held",
@@ -229,7 +236,7 @@ mistakes! {
         random_sequences_agree_with_the_model: "Step::Trim",
     }
     heaps_that_cannot_move: CannotMove {
-        <moving_the_heap_moves_no_block>: "are in use, and stats say",
+        [moving_the_heap_moves_no_block]: "are in use, and stats say",
     }
     checks_that_find_too_much: ChecksTooMuch {
         check_finds_no_fault: "there were not too many requests",

@@ -84,8 +84,8 @@ pub(crate) struct Desc {
     pub(crate) delta: Shown<u8>,
     /// Whether a slab is in the list of those with free objects.
     pub(crate) listed: bool,
-    /// Whether all objects of a slab were in use, or at hand, at some time.
-    pub(crate) served: Shown<u8>,
+    /// Whether all objects of a slab were taken, and another slab looked for then.
+    pub(crate) exhausted: Shown<u8>,
     /// Of the last page of a free run, how many pages it has.
     pub(crate) foot: u32,
     /// One bit an object of a slab, set where it is free.
@@ -141,17 +141,24 @@ impl Desc {
         unsafe { Self::bits(slab) }.iter().map(|word| word.look().count_ones() as usize).sum()
     }
 
-    /// Whether most objects of a slab are in use or at hand, or all were at some time: then it was touched as a whole.
+    /// Whether half of a slab's objects at least are in use or at hand, as far as its bits say.
     ///
     /// # Safety
     ///
     /// It is a slab.
-    pub(crate) unsafe fn is_filled(slab: NonNull<Self>) -> bool {
+    pub(crate) unsafe fn is_taken(slab: NonNull<Self>) -> bool {
         // SAFETY: the caller promises a slab.
-        unsafe {
-            (*slab.as_ptr()).served.look() != 0
-                || 2 * Self::free_by_bits(slab) <= Self::capacity(slab)
-        }
+        unsafe { 2 * Self::free_by_bits(slab) <= Self::capacity(slab) }
+    }
+
+    /// Whether all of a slab's objects were taken at some time, so that all of its pages were touched, probably.
+    ///
+    /// # Safety
+    ///
+    /// It is a slab.
+    pub(crate) unsafe fn was_exhausted(slab: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises a slab.
+        unsafe { (*slab.as_ptr()).exhausted.look() != 0 }
     }
 
     /// Marks the run as one of `pages` pages in use.

@@ -635,13 +635,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                 return mapped;
             }
         }
-        let run = central.pages.take(pages, align)?;
-        // SAFETY: the run was just given, and the caller promises its own part.
+        // SAFETY: the caller promises its own part, and the run is just given.
         unsafe {
             central.share_with(local);
+            let run = central.pages.take(pages, align)?;
             Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
+            Some((run.start(), run.zeroed))
         }
-        Some((run.start(), run.zeroed))
     }
 
     /// What an address is.
@@ -1004,9 +1004,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'
         match adopted {
             Some(slab) => Some(NewSlab::Adopted(slab)),
             None => {
-                let run = central.pages.take(pages, 1);
                 // SAFETY: the part is this thread's.
                 unsafe { central.share_with(local) };
+                let run = central.pages.take(pages, 1);
                 // Where there is little memory, a slab of fewer objects.
                 let run = run.or_else(|| central.pages.take(usize::from(fixed.least), 1))?;
                 for _ in 1..count {

@@ -52,11 +52,12 @@
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
 //! present far from where they begin. A heap of more than 4 MiB, about, asks for one at a time, by what the last 2 MiB serve,
-//! while it keeps its pace: while it took no more objects for each of those than for each MiB so far, or an eighth more (up
-//! to a half more, the larger it is). At 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for 32 MiB
-//! at a time, by what the last ones serve. So does a block from 4 MiB to 1 GiB (32 MiB, if it is to be zero), if the last
-//! such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a huge page
-//! that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is touched.
+//! while it keeps its pace: while it took no more objects for each of these two than for each MiB before, or a quarter more
+//! (up to twice as many, the larger it is). At 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for
+//! 32 MiB at a time, by what the last ones serve. So does a block from 4 MiB to 1 GiB (32 MiB, if it is to be zero), if
+//! the last such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a
+//! huge page that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is
+//! touched.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a

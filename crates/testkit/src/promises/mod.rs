@@ -55,7 +55,7 @@ enum Source {
     Limited(usize),
 }
 
-/// Runs `body` on an empty heap of the family over an observed backend, drops the heap, and says what
+/// Runs `body` on an empty heap of the subject over an observed backend, drops the heap, and says what
 /// the backend saw.
 fn run(
     subject: &Subject,

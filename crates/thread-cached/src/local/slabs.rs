@@ -30,7 +30,7 @@ impl Local {
                 if current.as_ref().free > 0 {
                     return Some(current);
                 }
-                current.as_ref().served.set(1);
+                current.as_ref().exhausted.set(1);
             }
             let next = if let Some(first) = NonNull::new((*slabs).first) {
                 Self::unlist(slabs, first);
@@ -179,7 +179,7 @@ impl Local {
             (*desc).capacity.set(capacity as u16);
             (*desc).free = capacity as u16;
             (*desc).listed = false;
-            (*desc).served.set(0);
+            (*desc).exhausted.set(0);
             for (word, bits) in Desc::bits(slab).iter().enumerate() {
                 let here = (capacity - word * 64).min(64);
                 bits.set(u64::MAX >> (64 - here));

@@ -5,8 +5,8 @@
 //! pages become is decided when a run reaches them: in the first chunk as follows, in others when they are made.
 //!
 //! * from [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) bytes on, huge ones: there they are an eighth of the heap at most;
-//! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did on the
-//!   whole: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
+//! * before that, from a quarter of those bytes on, each huge page for itself where the heap grows as fast as it did
+//!   before: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
 //!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow. The smaller
 //!   the heap, the more a huge page is to it, and the less it may have slowed down;
 //! * below, some small pages at a time, as long as there is one thread.
@@ -33,9 +33,9 @@ const SHORT: usize = STEP / 2;
 const PACE_FROM: usize = 4;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
-/// At so many marks a heap may take twice as many objects for each as so far, and keeps its pace; at fewer, less in
+/// At so many marks a heap may take twice as many objects for each as before, and keeps its pace; at fewer, less in
 /// proportion.
-const MARKS_TO_SLOW: u64 = 32;
+const MARKS_TO_DOUBLE: u64 = 16;
 
 /// As many objects at least are taken for each mark, as it were: so few tell nothing.
 const OBJECTS_A_MARK: u64 = 128;
@@ -96,17 +96,19 @@ impl Growth {
         self.objects += u64::from(count);
     }
 
-    /// A place is reached: whether the heap grew no more slowly since the mark before last than since the first, but for
-    /// what chance may have taken.
+    /// A place is reached: whether the heap grew no more slowly since the mark before last than from the first one to
+    /// that, but for what chance may have taken.
     fn keeps_pace(&mut self, place: usize) -> bool {
         let place = (place / MARK) as u64;
         let now = Mark { place, time: self.objects + place * OBJECTS_A_MARK };
         let [first, earlier, last] = self.marks.unwrap_or([now; 3]);
         self.marks = Some([first, last, now]);
-        let since = |then: Mark| (now.time - then.time, now.place - then.place);
-        let ((time, marks), (time_in_all, marks_in_all)) = (since(earlier), since(first));
-        marks > 0
-            && MARKS_TO_SLOW * time * marks_in_all <= (MARKS_TO_SLOW + place) * time_in_all * marks
+        let between = |then: Mark, now: Mark| (now.time - then.time, now.place - then.place);
+        let (time, marks) = between(earlier, now);
+        let (time_before, marks_before) = between(first, earlier);
+        marks_before > 0
+            && MARKS_TO_DOUBLE * time * marks_before
+                <= (MARKS_TO_DOUBLE + place) * time_before * marks
     }
 }
 
@@ -166,6 +168,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let region = run.chunk.as_ref().region;
             let end = run.region().end();
+            // From the chunk's start, which is where huge pages are counted from.
             let paced_from = self.growth.huge_from / PACE_FROM;
             let paced_end = self.growth.paced_end;
             let part = |from: usize, to: usize| Region {
@@ -253,11 +256,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     }
 
     /// Whether most of what some pages of a chunk serve is touched one and all, by the runs that lie there: slabs of
-    /// objects of at most a page, if they are filled or were, and longer objects and blocks of which what is far from
-    /// their beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge
+    /// objects of at most a page of which half are taken, and longer objects and blocks of which what is far from their
+    /// beginnings is present. Of others each beginning would be a huge page. Where that is present anyhow, by huge
     /// pages or [by the step](Self::cut_clean), it tells nothing, and half of it is not believed: so blocks with huge
-    /// pages are followed by some without, which tell anew. A long run of so many pages that was just taken is not
-    /// believed either, and of others that are known there must be half as much.
+    /// pages are followed by some without, which tell anew. Nor is half of a slab of which all was taken once and little
+    /// is now: so it was, and need not be again. A long run of so many pages that was just taken is not believed either,
+    /// and of others that are known there must be half as much.
     unsafe fn is_dense(&self, chunk: NonNull<Chunk>, pages: Range<usize>, taken: usize) -> bool {
         /// At most about so many are looked at, for each is a system call.
         const LOOKED_AT: usize = 64;
@@ -275,8 +279,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     _ => return,
                 };
                 if length <= PAGE {
-                    let filled = Desc::is_filled(run.desc());
-                    *if filled { &mut dense } else { &mut sparse } += run.pages;
+                    let slab = run.desc();
+                    match (Desc::is_taken(slab), Desc::was_exhausted(slab)) {
+                        (true, _) => dense += run.pages,
+                        (false, true) => dense += run.pages / 2,
+                        (false, false) => sparse += run.pages,
+                    }
                     return;
                 }
                 let far = length / 4 * 3;
@@ -299,5 +307,48 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             });
         }
         dense > 0 && sparse <= dense && filled_blocks >= taken / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a heap keeps its pace at the last of some marks, each of which took so many objects more.
+    fn keeps_pace(objects: &[u32]) -> bool {
+        let mut growth = Growth::new(usize::MAX);
+        let looks = objects.iter().enumerate().map(|(mark, &count)| {
+            growth.note_objects(count);
+            growth.keeps_pace((mark + 1) * MARK)
+        });
+        looks.last().unwrap_or(false)
+    }
+
+    #[test]
+    fn pace_is_that_of_the_last_two_marks_and_the_smaller_a_heap_the_less_it_may_slow_down() {
+        assert!(keeps_pace(&[0, 10_000, 10_000, 10_000]));
+        assert!(keeps_pace(&[0, 10_000, 15_000, 8_000]), "on the mean of both");
+        assert!(keeps_pace(&[0, 10_000, 12_000, 12_000]), "at 4 MiB a quarter more");
+        assert!(!keeps_pace(&[0, 10_000, 13_000, 13_000]));
+        let at_12_mib = |count| {
+            let mut objects = [10_000; 12];
+            objects[10..].fill(count);
+            keeps_pace(&objects)
+        };
+        assert!(at_12_mib(17_000) && !at_12_mib(18_000), "three quarters more");
+    }
+
+    #[test]
+    fn a_heap_that_was_seen_too_little_keeps_no_pace() {
+        for seen in 0..4 {
+            assert!(!keeps_pace(&[1_000; 3][..seen]));
+        }
+        // A long run passes several marks at once.
+        let mut growth = Growth::new(usize::MAX);
+        assert!(![3, 8, 9].map(|mark| growth.keeps_pace(mark * MARK)).contains(&true));
+        assert!(
+            growth.keeps_pace(11 * MARK),
+            "of few objects each takes the least that is counted"
+        );
     }
 }
