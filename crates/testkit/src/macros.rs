@@ -115,47 +115,46 @@ macro_rules! conformance {
             trimming_leaves_the_heap_usable,
             random_sequences_agree_with_the_model,
             limits_are_stated,
-        }
-
-        $crate::__promises_of_types! {
-            any_backend_serves,
-            one_thread_is_served_without_a_lock,
-            foreign_moves_of_the_break_are_survived,
-            moving_the_heap_moves_no_block,
-            threads_share_a_heap,
-            threads_share_a_heap_under_parking_lot,
-            threads_share_a_static_heap,
-            it_is_a_global_alloc,
-            it_is_an_allocator,
-            collections_live_on_it,
+            [any_backend_serves],
+            [one_thread_is_served_without_a_lock],
+            [foreign_moves_of_the_break_are_survived],
+            [moving_the_heap_moves_no_block],
+            [threads_share_a_heap],
+            [threads_share_a_heap_under_parking_lot],
+            [threads_share_a_static_heap],
+            [it_is_a_global_alloc],
+            [it_is_an_allocator],
+            [collections_live_on_it],
         }
 
         $crate::__given_up! { [] [] [] [] [] [] $($option $reason)* }
     };
 }
 
-/// One test for each promise named.
+/// One test for each promise named. Those that ask for the type of the strategy are in brackets.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __promises {
-    ($($promise:ident),* $(,)?) => {$(
-        #[test]
-        fn $promise() -> $crate::Kept {
-            $crate::promises::$promise(&SUBJECT)
-        }
-    )*};
+    ($($promise:tt),* $(,)?) => {
+        $($crate::__promise! { $promise })*
+    };
 }
 
-/// One test for each promise named that asks more of the type of the strategy.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __promises_of_types {
-    ($($promise:ident),* $(,)?) => {$(
+macro_rules! __promise {
+    ([$promise:ident]) => {
         #[test]
         fn $promise() -> $crate::Kept {
             $crate::promises::$promise::<Tested>()
         }
-    )*};
+    };
+    ($promise:ident) => {
+        #[test]
+        fn $promise() -> $crate::Kept {
+            $crate::promises::$promise(&SUBJECT)
+        }
+    };
 }
 
 /// Goes through the options, and makes the tests of what is promised and of what is given up.
@@ -251,8 +250,8 @@ macro_rules! __checks {
             foreign_memory_is_refused,
             blocks_of_another_heap_are_refused,
             wild_addresses_are_refused,
+            [misuse_through_a_face_aborts],
         }
-        $crate::__promises_of_types! { misuse_through_a_face_aborts }
     };
 }
 
