@@ -205,7 +205,7 @@ fn a_heap_of_a_few_mib_gets_huge_pages_while_it_keeps_its_pace() {
 }
 
 #[test]
-fn slabs_that_were_full_once_count_as_filled() {
+fn slabs_that_were_full_once_are_not_taken_for_untouched() {
     let offered: &'static AtomicUsize = Box::leak(Box::default());
     let heap = ThreadCached::<Noting>::over(Noting(Mmap::new(), offered, true));
     let objects: Vec<_> =

@@ -223,8 +223,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Run { pages, ..run }
     }
 
-    /// Gives back what serves nothing and is present for being part of a huge page, but for dirty
-    /// runs; says how many bytes that was.
+    /// Gives back what serves nothing and is present for being part of a huge page, but for dirty runs; says how many
+    /// bytes that was.
     pub(super) fn discard_rests(&mut self) -> usize {
         let mut given = 0;
         let mut chunk = self.chunks;
