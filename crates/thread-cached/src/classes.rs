@@ -162,28 +162,36 @@ const fn slab_pages(size: usize) -> usize {
     }
 }
 
-/// Of small classes many, so that what is allocated and freed by the hundred stays at hand; of the largest one each.
-const fn most_cached(size: usize) -> usize {
-    let kept = if size <= 128 { KEPT } else { KEPT / 2 };
-    match kept / size {
+/// How many objects of a class a thread keeps at hand, whatever the heap has in use: of small classes many, so that what is
+/// allocated and freed by the hundred stays at hand; of the largest one each.
+pub(crate) const fn kept_anyhow(size: usize, kept: usize) -> usize {
+    let most = if size <= 128 { KEPT } else { KEPT / 2 };
+    match (if kept < most { kept } else { most }) / size {
         256.. => 256,
         0 => 1,
-        most => most,
+        count => count,
     }
 }
 
-/// The most bytes that a thread keeps at hand, of all classes together.
+/// The most, in a large heap, where a few of the large classes are little.
+const fn most_cached(size: usize) -> usize {
+    let most = kept_anyhow(size, KEPT);
+    if most < FEW as usize { FEW as usize } else { most }
+}
+
+/// The most bytes that a thread keeps at hand whatever the heap has in use, of all classes together.
 const ALL_KEPT: usize = {
     let (table, mut bytes, mut class) = (table(), 0, 0);
     while class < ALL {
-        bytes += table[class].size as usize * table[class].most as usize;
+        let size = table[class].size as usize;
+        bytes += size * kept_anyhow(size, KEPT);
         class += 1;
     }
     bytes
 };
 const _: () = assert!(ALL_KEPT <= 800 << 10, "a thread keeps as much as the documentation says");
 
-/// Bytes of a class that a thread keeps at hand, at most.
+/// Bytes of a class that a thread keeps at hand, at most, unless more are few to the heap.
 pub(crate) const KEPT: usize = 16 << 10;
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
-    ALL, CLASSES, Class, FEW, GRANULES, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE, class_looked_up,
+    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE,
+    class_looked_up, kept_anyhow,
 };
 use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
@@ -87,6 +88,9 @@ struct Slabs {
     /// Whether the bin was filled since it was last looked at.
     filled: bool,
 }
+
+/// Of each class, a thread may keep one of so many of the bytes at hand that runs may have which it keeps.
+const SHARES: usize = 16;
 
 /// At most so many bins are looked at for one that has something to give back.
 const LOOKED_AT: usize = 16;
@@ -473,9 +477,12 @@ impl Local {
 
     /// How many objects of a class are kept at hand, at most.
     unsafe fn most(local: NonNull<Self>, class: usize) -> u16 {
+        let Class { size, most, .. } = TABLE[class];
         // SAFETY: the caller promises a part.
-        let kept = unsafe { (*local.as_ptr()).kept };
-        TABLE[class].most.min((kept / TABLE[class].size).max(1) as u16)
+        let (kept, room) = unsafe { ((*local.as_ptr()).kept as usize, (*local.as_ptr()).stash.room()) };
+        // Who is to keep less has less of a share.
+        let share = room * PAGE / SHARES * kept / KEPT / size as usize;
+        most.min(kept_anyhow(size as usize, kept).max(share) as u16)
     }
 
     /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far.
@@ -485,7 +492,7 @@ impl Local {
             let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
             let room = bin.full.get() - bottom;
-            let wider = (room * 2).min(Self::most(local, class));
+            let wider = (room * 2).min(Self::most(local, class).max(room));
             let new_bottom = if wider > FEW { TABLE[class].many } else { bottom };
             if new_bottom != bottom {
                 Self::move_slots(local, bottom, new_bottom, held + 1);
@@ -493,6 +500,20 @@ impl Local {
             bin.full.set(new_bottom + wider);
             bin.top.set(new_bottom + held);
             room
+        }
+    }
+
+    /// Takes from a bin what room it has beyond the thread's share of a heap that has become smaller, but for what it holds.
+    unsafe fn narrow(local: NonNull<Self>, class: usize) {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            let bin = Self::bin(local, class);
+            let (bottom, held) = (bin.bottom(class), bin.held(class));
+            let least = bottom + Self::most(local, class).max(held);
+            if least < bin.full.get() {
+                debug_assert!(bottom == TABLE[class].few, "of small classes no share is kept");
+                bin.full.set(least);
+            }
         }
     }
 
@@ -745,6 +766,7 @@ impl Local {
                     if held > 0 {
                         Self::flush_some(local, class, held.div_ceil(2), runs);
                     }
+                    Self::narrow(local, class);
                     if let Some(current) = NonNull::new((*slabs).current)
                         && Self::is_idle(current)
                     {

@@ -55,6 +55,11 @@ impl Stash {
         self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
     }
 
+    /// How many pages may be kept.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
     /// Whether a run of so many pages is kept at all.
     pub(super) fn keeps(&self, pages: usize) -> bool {
         pages <= LONGEST_KEPT.min(self.room / 2)
