@@ -2,7 +2,8 @@
 //!
 //! Steps of 16 bytes up to 256, then eight steps to each doubling (Jason Evans, *A Scalable Concurrent malloc(3)
 //! Implementation for FreeBSD*, 2006, has four; eight halve the waste): above 128 bytes an eighth is wasted at most, unless
-//! an object was shrunk where it is.
+//! an object was shrunk where it is. Classes from 32 KiB on are of whole pages, and a slab of theirs is a single object: what
+//! comes and goes by that length in a large heap is kept at hand like any other.
 
 use heapwright_core::GRANULE;
 
@@ -13,14 +14,18 @@ pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 /// Its binary logarithm.
 pub(crate) const PAGE_SHIFT: u32 = 13;
 
+/// How many classes there are of objects that share slabs.
+const SHARING: usize = 72;
 /// How many classes there are for programs.
-pub(crate) const CLASSES: usize = 72;
+pub(crate) const CLASSES: usize = SHARING + (MAX_CLASS - MAX_SMALL) / PAGE;
 /// The class of what threads send each other, which no request gets.
 pub(crate) const PARCELS: usize = CLASSES;
 /// All classes.
 pub(crate) const ALL: usize = CLASSES + 1;
-/// The largest size that has a class, in bytes. What is larger gets a run of pages of its own.
+/// The largest size that always has a class, in bytes. What is larger may get a run of pages of its own.
 pub(crate) const MAX_SMALL: usize = 32 << 10;
+/// The largest size of a class.
+pub(crate) const MAX_CLASS: usize = 128 << 10;
 
 /// Classes of sizes up to this one, in bytes, are looked up: the table is one cache line.
 pub(crate) const LOOKED_UP: usize = GRANULES * GRANULE;
@@ -61,11 +66,19 @@ pub(crate) fn class_looked_up(size: usize, align: usize, granules: usize) -> Opt
 #[inline]
 pub(crate) fn class_for(size: usize, align: usize) -> Option<usize> {
     let last = size.saturating_sub(1) | (align - 1);
-    if last < MAX_SMALL && align <= PAGE { Some(computed(last)) } else { None }
+    match last {
+        _ if align > PAGE => None,
+        0..MAX_SMALL => Some(computed(last)),
+        MAX_SMALL..MAX_CLASS => Some(SHARING + (last - MAX_SMALL) / PAGE),
+        _ => None,
+    }
 }
 
 /// The size of the objects of a class, in bytes.
 pub(crate) const fn size_of_class(class: usize) -> usize {
+    if class >= SHARING {
+        return MAX_SMALL + (class - SHARING + 1) * PAGE;
+    }
     let doublings = if class < 16 { 0 } else { (class - 8) / 8 };
     (class - 8 * doublings + 1) << (4 + doublings)
 }
@@ -163,12 +176,12 @@ const fn slab_pages(size: usize) -> usize {
 }
 
 /// How many objects of a class a thread keeps at hand, whatever the heap has in use: of small classes many, so that what is
-/// allocated and freed by the hundred stays at hand; of the largest one each.
+/// allocated and freed by the hundred stays at hand; of the largest that share slabs one each.
 pub(crate) const fn kept_anyhow(size: usize, kept: usize) -> usize {
     let most = if size <= 128 { KEPT } else { KEPT / 2 };
     match (if kept < most { kept } else { most }) / size {
         256.. => 256,
-        0 => 1,
+        0 if size <= MAX_SMALL => 1,
         count => count,
     }
 }
@@ -202,12 +215,13 @@ mod tests {
 
     #[test]
     fn every_size_has_the_least_class_that_holds_it() {
-        for size in 0..=MAX_SMALL {
+        for size in 0..=MAX_CLASS {
             let class = class_for(size, 1).unwrap();
             assert!(size_of_class(class) >= size);
             assert!(class == 0 || size_of_class(class - 1) < size);
         }
-        assert_eq!(size_of_class(CLASSES - 1), MAX_SMALL);
+        assert_eq!(size_of_class(SHARING - 1), MAX_SMALL);
+        assert_eq!(size_of_class(CLASSES - 1), MAX_CLASS);
     }
 
     #[test]
@@ -236,7 +250,7 @@ mod tests {
             }
         }
         assert_eq!(class_for(64, 2 * PAGE), None);
-        assert_eq!(class_for(MAX_SMALL + 1, 16), None);
+        assert_eq!(class_for(MAX_CLASS + 1, 16), None);
         assert_eq!(class_looked_up(64, 1 << 40, GRANULES), None);
     }
 
@@ -247,7 +261,9 @@ mod tests {
             let capacity = bytes / size;
             assert!((bytes - capacity * size) * 8 <= bytes);
             assert!(pages <= 16 && capacity <= 64 * WORDS);
-            for offset in 0..bytes {
+            // Of a slab of one object only the first page tells that it is one.
+            let told = if capacity == 1 { PAGE } else { bytes };
+            for offset in 0..told {
                 let exact = offset.is_multiple_of(size).then_some(offset / size);
                 assert_eq!(divided(offset, reciprocal), exact);
             }

@@ -18,7 +18,8 @@ use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, KIND, LARGE, Table};
 use crate::classes::{
-    CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, TABLE, class_for, class_looked_up,
+    CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_CLASS, MAX_SMALL, PAGE, PARCELS, TABLE, class_for,
+    class_looked_up,
 };
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
@@ -229,17 +230,21 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[cold]
     #[inline(never)]
     fn allocate_slowly(&self, layout: Layout) -> Option<NonNull<u8>> {
-        self.allocate_any(layout, false).map(|(block, _)| block)
+        self.allocate_any(layout, Wanted::Any).map(|(block, _)| block)
     }
 
-    /// A block, and whether it is zero. Of one that is to be, little may ever be touched.
-    fn allocate_any(&self, layout: Layout, zeroed: bool) -> Option<(NonNull<u8>, bool)> {
+    /// A block, and whether it is zero.
+    fn allocate_any(&self, layout: Layout, wanted: Wanted) -> Option<(NonNull<u8>, bool)> {
         if !Limits::GENERAL.admit(layout) {
             return None;
         }
         let (local, shared) = self.attach()?;
         let mut keeper = shared.keeper();
-        let class = class_for(layout.size(), layout.align());
+        let class = class_for(layout.size(), layout.align()).filter(|&class| {
+            // SAFETY: the part is this thread's.
+            let kept = || wanted == Wanted::Any && unsafe { Local::most(local, class) > 0 };
+            layout.size() <= MAX_SMALL || kept()
+        });
         let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
             // SAFETY: the part is this thread's.
             Some(class) => unsafe {
@@ -255,13 +260,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 if layout.size() < LEAST_MAPPED {
                     shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
                 }
-                shared.allocate_large(local, layout, zeroed)
+                shared.allocate_large(local, layout, wanted == Wanted::Zeroed)
             },
         };
         // SAFETY: the part is this thread's.
         unsafe {
             let _busy = shared.turn(local);
-            if class.is_none() {
+            if layout.size() > MAX_SMALL {
                 Local::count_run(local);
             }
             if Local::is_time(local, &mut keeper) {
@@ -363,6 +368,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             if class == current || may_stay(current, new_size) {
                 return Some(Ok(block));
             }
+            if new_size > MAX_SMALL {
+                return None;
+            }
             let new = Local::pop(local, class)?;
             let size = old_size.min(new_size).min(TABLE[current].size as usize);
             ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), size);
@@ -417,13 +425,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 TABLE[current].size as usize
             }
             Block::Large { run } => {
-                if class.is_none() && shared.resize_run(run, new_size) {
+                if new_size > MAX_SMALL && shared.resize_run(run, new_size) {
                     return Ok(block);
                 }
                 run.pages * PAGE
             }
             Block::Mapped { mapping, bytes } => {
-                if class.is_none()
+                if new_size > MAX_SMALL
                     // SAFETY: the caller promises a block in use, and this is its mapping.
                     && let Some(block) = unsafe { shared.remap(mapping, new_size) }
                 {
@@ -433,7 +441,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             }
         };
         let old_size = layout.map_or(usable, |layout| layout.size());
-        let new = self.allocate(new_layout).ok_or(HeapError::OutOfMemory)?;
+        // What grows may grow on, and a run can where it stands.
+        let new = if new_size > MAX_SMALL {
+            self.allocate_any(new_layout, Wanted::Growing).map(|(block, _)| block)
+        } else {
+            self.allocate(new_layout)
+        };
+        let new = new.ok_or(HeapError::OutOfMemory)?;
         // SAFETY: both blocks are in use, hence disjoint, and at least that long.
         unsafe {
             ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), old_size.min(new_size));
@@ -452,12 +466,24 @@ type Attached<'a, B, L, D> = (NonNull<Local>, &'a Shared<B, L, D>);
 /// What all share, a thread's part, and its turn there.
 type LookedAt<'a, B, L, D> = (&'a Shared<B, L, D>, Option<NonNull<Local>>, Option<Busy<'a>>);
 
-/// Whether an object of a medium size that is shrunk stays where it is: less than half of it is given up, which is
-/// worth no copy. Its size then has another class, but sizes so large are not believed when blocks are freed.
+/// Whether an object of a medium size that is shrunk stays where it is: less than half of it is given up, or a quarter of
+/// a large one, which is worth no copy. Its size then has another class, but sizes so large are not believed when blocks
+/// are freed.
 #[inline(always)]
 fn may_stay(class: usize, new_size: usize) -> bool {
     let size = TABLE[class].size as usize;
-    new_size > LOOKED_UP && new_size <= size && new_size >= size / 2
+    let least = if size > MAX_SMALL { size / 4 * 3 } else { size / 2 };
+    new_size > LOOKED_UP && (least..=size).contains(&new_size)
+}
+
+/// What a block is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    /// It is to be zero: little of it may ever be touched, and the kernel's zeros serve.
+    Zeroed,
+    /// It grows.
+    Growing,
 }
 
 /// A block in use.
@@ -1093,7 +1119,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         let (block, zeroed) = if layout.size() <= MAX_SMALL {
             (self.allocate(layout)?, false)
         } else {
-            self.allocate_any(layout, true)?
+            self.allocate_any(layout, Wanted::Zeroed)?
         };
         if !zeroed {
             // SAFETY: at least that long, and ours.
@@ -1155,7 +1181,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     #[inline]
     unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError> {
         // SAFETY: the caller promises the same.
-        if let Some(resized) = unsafe { self.resize_small(block, MAX_SMALL, new_size, GRANULE) } {
+        if let Some(resized) = unsafe { self.resize_small(block, MAX_CLASS, new_size, GRANULE) } {
             return resized;
         }
         // SAFETY: the caller promises the same.

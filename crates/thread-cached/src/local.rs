@@ -90,7 +90,7 @@ struct Slabs {
 }
 
 /// Of each class, a thread may keep one of so many of the bytes at hand that runs may have which it keeps.
-const SHARES: usize = 16;
+const SHARES: usize = 8;
 
 /// At most so many bins are looked at for one that has something to give back.
 const LOOKED_AT: usize = 16;
@@ -476,10 +476,17 @@ impl Local {
     }
 
     /// How many objects of a class are kept at hand, at most.
-    unsafe fn most(local: NonNull<Self>, class: usize) -> u16 {
+    ///
+    /// # Safety
+    ///
+    /// It is a part, and `class` is one.
+    pub(crate) unsafe fn most(local: NonNull<Self>, class: usize) -> u16 {
         let Class { size, most, .. } = TABLE[class];
         // SAFETY: the caller promises a part.
-        let (kept, room) = unsafe { ((*local.as_ptr()).kept as usize, (*local.as_ptr()).stash.room()) };
+        let (kept, room) = unsafe {
+            let part = local.as_ptr();
+            ((*part).kept as usize, (*part).stash.room_by_share())
+        };
         // Who is to keep less has less of a share.
         let share = room * PAGE / SHARES * kept / KEPT / size as usize;
         most.min(kept_anyhow(size as usize, kept).max(share) as u16)
@@ -492,7 +499,10 @@ impl Local {
             let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
             let room = bin.full.get() - bottom;
-            let wider = (room * 2).min(Self::most(local, class).max(room));
+            if room == TABLE[class].most {
+                return room;
+            }
+            let wider = (room * 2).max(1).min(Self::most(local, class).max(room));
             let new_bottom = if wider > FEW { TABLE[class].many } else { bottom };
             if new_bottom != bottom {
                 Self::move_slots(local, bottom, new_bottom, held + 1);
@@ -597,7 +607,7 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// `class` is one. The part is this thread's.
+    /// `class` is one of which an object may be kept. The part is this thread's.
     pub(crate) unsafe fn refill<R: Runs>(
         local: NonNull<Self>,
         class: usize,
@@ -612,10 +622,12 @@ impl Local {
                     return Some(object);
                 }
             }
-            let wanted = if (*local.as_ptr()).classes[class].current.is_null() {
+            let bin = Self::bin(local, class);
+            let room = bin.full.get() - bin.bottom(class);
+            let wanted = if (*local.as_ptr()).classes[class].current.is_null() && room > 0 {
                 FEW
             } else {
-                Self::widen(local, class).div_ceil(2)
+                Self::widen(local, class).max(1).div_ceil(2)
             };
             let wanted = if singly { 1 } else { wanted };
             Self::fill(local, class, wanted, runs)?;

@@ -43,7 +43,10 @@ impl Local {
             };
             (*local.as_ptr()).table = runs.table();
             (*local.as_ptr()).near.store(Self::chunk(next).as_ptr(), Relaxed);
-            (*slabs).current = next.as_ptr();
+            // A slab of a single object has none left when it has served, and goes when that is free.
+            if Desc::capacity(next) > 1 {
+                (*slabs).current = next.as_ptr();
+            }
             Some(next)
         }
     }
@@ -184,14 +187,22 @@ impl Local {
                 let here = (capacity - word * 64).min(64);
                 bits.set(u64::MAX >> (64 - here));
             }
-            for page in 0..run.pages {
+            Self::tell(local, class, run, capacity);
+        }
+        slab
+    }
+
+    /// Has the pages of a slab tell what they serve; if that is a single object, the first page does.
+    unsafe fn tell(local: NonNull<Self>, class: usize, run: Run, capacity: usize) {
+        let told = if capacity == 1 { 1 } else { run.pages };
+        // SAFETY: the caller promises a slab of its own.
+        unsafe {
+            for page in 0..told {
                 let desc = Chunk::desc(run.chunk, run.page + page).as_ptr();
                 (*desc).delta.set(page as u8);
             }
-            let entry = (*local.as_ptr()).tag | class as u32;
-            Chunk::mark(run.chunk, run.page, run.pages, entry);
+            Chunk::mark(run.chunk, run.page, told, (*local.as_ptr()).tag | class as u32);
         }
-        slab
     }
 
     /// The class and the slab of an address, if the slab is ours, and of this class if one is said.
@@ -428,8 +439,7 @@ impl Local {
             Self::unlist(slabs, slab);
             let run = Self::run(slab);
             slab.as_ref().owner.store(local.as_ptr(), Relaxed);
-            let entry = (*local.as_ptr()).tag | class as u32;
-            Chunk::mark(run.chunk, run.page, run.pages, entry);
+            Self::tell(local, class, run, Desc::capacity(slab));
             Some(slab)
         }
     }

@@ -55,9 +55,9 @@ impl Stash {
         self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
     }
 
-    /// How many pages may be kept.
-    pub(super) fn room(&self) -> usize {
-        self.room
+    /// How many pages may be kept beyond those that may be in any case.
+    pub(super) fn room_by_share(&self) -> usize {
+        self.room - LEAST_ROOM
     }
 
     /// Whether a run of so many pages is kept at all.
