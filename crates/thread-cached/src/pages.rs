@@ -7,7 +7,7 @@
 //! Dirty pages decay: of what was not needed for a tenth of a second half is discarded, as whole huge pages; of what was
 //! not for four tenths, all; and what exceeds a bound goes at once (Jason Evans, *jemalloc*, 2014, has decay by time; here
 //! nobody but the callers drives it). So do the mappings that large blocks left (`mapped`). And a large run that only a
-//! clean one serves first makes as many idle pages clean, so that what is present does not grow by it, but for an eighth
+//! clean one serves first makes as many idle pages clean, so that what is present does not grow by it, but for a quarter
 //! of what is in use.
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
@@ -45,7 +45,7 @@ const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 /// From this many pages on a request makes dirty pages clean before it takes clean ones.
 const EXCHANGES: usize = 64;
 /// One idle page may stay for so many in use: to discard what others need next costs more than all else about them.
-const STAY: usize = 8;
+const STAY: usize = 4;
 /// Pages of what the kernel makes a huge page.
 const HUGE_PAGES: usize = HUGE / PAGE;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
