@@ -194,8 +194,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             // SAFETY: the part is this thread's.
             let block = unsafe {
                 match class_for(layout.size(), layout.align()) {
-                    Some(class) => Local::pop(local, class),
-                    None => self.run_at_hand(local, layout),
+                    Some(class) if layout.size() <= MAX_SMALL => Local::pop(local, class),
+                    Some(class) if Local::has_room(local, class) => {
+                        Local::count_run(local);
+                        Local::pop(local, class)
+                    }
+                    _ => self.run_at_hand(local, layout),
                 }
             };
             if block.is_some() {
@@ -241,9 +245,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         let (local, shared) = self.attach()?;
         let mut keeper = shared.keeper();
         let class = class_for(layout.size(), layout.align()).filter(|&class| {
+            let whole = wanted != Wanted::Any || D::CHECKED;
             // SAFETY: the part is this thread's.
-            let kept = || wanted == Wanted::Any && unsafe { Local::most(local, class) > 0 };
-            layout.size() <= MAX_SMALL || kept()
+            layout.size() <= MAX_SMALL || !whole && unsafe { Local::keeps(local, class) }
         });
         let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
             // SAFETY: the part is this thread's.

@@ -156,11 +156,15 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         self.each_local(&mut |local| {
             // SAFETY: orphans are ours under the lock.
             unsafe {
-                if (*local.as_ptr()).orphan {
+                let (orphan, place) = ((*local.as_ptr()).orphan, local.addr().get());
+                if orphan {
                     let mut at_hand = 0;
                     (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));
-                    let place = local.addr().get();
                     found = found.and(ensure(at_hand == 0, "an orphan has nothing at hand", place));
+                }
+                if orphan || Some(local) == own {
+                    let counted = Local::counts_room(local);
+                    found = found.and(ensure(counted, "room for larger objects is counted", place));
                 }
             }
         });

@@ -89,7 +89,7 @@ struct Slabs {
     filled: bool,
 }
 
-/// Of each class, a thread may keep one of so many of the bytes at hand that runs may have which it keeps.
+/// Of what the bins of all classes may hold beyond what is kept anyhow, that of one may hold one of so many parts.
 const SHARES: usize = 8;
 
 /// At most so many bins are looked at for one that has something to give back.
@@ -156,6 +156,8 @@ pub(crate) struct Local {
     bins: [Bin; ALL],
     classes: [Slabs; ALL],
     stash: Stash,
+    /// Bytes that bins have room for beyond what is kept anyhow.
+    beyond: usize,
     /// All parts of the heap.
     pub(crate) next: *mut Local,
     pub(crate) mailbox: Mailbox,
@@ -215,6 +217,7 @@ impl Local {
             (&raw mut (*local).ticks).write(TICKS);
             (&raw mut (*local).taken).write(0);
             (&raw mut (*local).kept).write(kept);
+            (&raw mut (*local).beyond).write(0);
             (&raw mut (*local).next_bin).write(0);
             (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
             (&raw mut (*local).table).write(table);
@@ -227,7 +230,7 @@ impl Local {
             (&raw mut (*local).mailbox).write(Mailbox::new());
             Outgoing::make(&raw mut (*local).outgoing);
             for (class, &Class { few, .. }) in TABLE.iter().enumerate() {
-                let full = few + Self::most(at, class).min(FEW);
+                let full = few + Self::kept_anyhow(at, class).min(FEW);
                 let bin = Bin { top: Shown::new(few), full: Shown::new(full) };
                 (&raw mut (*local).bins[class]).write(bin);
                 (*Self::slot(at, few)).set(ptr::null_mut());
@@ -475,35 +478,45 @@ impl Local {
         unsafe { Self::own(local, Self::entry(local, addr)) }
     }
 
-    /// How many objects of a class are kept at hand, at most.
-    ///
-    /// # Safety
-    ///
-    /// It is a part, and `class` is one.
-    pub(crate) unsafe fn most(local: NonNull<Self>, class: usize) -> u16 {
-        let Class { size, most, .. } = TABLE[class];
+    /// How many objects of a class are kept at hand whatever the heap has in use, at most.
+    unsafe fn kept_anyhow(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises a part.
-        let (kept, room) = unsafe {
-            let part = local.as_ptr();
-            ((*part).kept as usize, (*part).stash.room_by_share())
-        };
-        // Who is to keep less has less of a share.
-        let share = room * PAGE / SHARES * kept / KEPT / size as usize;
-        most.min(kept_anyhow(size as usize, kept).max(share) as u16)
+        let kept = unsafe { (*local.as_ptr()).kept };
+        kept_anyhow(TABLE[class].size as usize, kept as usize) as u16
     }
 
-    /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far.
+    /// How many bytes so many objects of a class have beyond those.
+    unsafe fn beyond(local: NonNull<Self>, class: usize, objects: u16) -> usize {
+        // SAFETY: the caller promises a part.
+        let beyond = objects.saturating_sub(unsafe { Self::kept_anyhow(local, class) });
+        usize::from(beyond) * TABLE[class].size as usize
+    }
+
+    /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far. Beyond those
+    /// that are kept anyhow, the bins of all classes share as many bytes as runs may have that are kept beyond the least, and
+    /// one class has an eighth of them at most.
     unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
         unsafe {
+            let part = local.as_ptr();
+            let Class { size, most, many, .. } = TABLE[class];
             let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
             let room = bin.full.get() - bottom;
-            if room == TABLE[class].most {
+            if room == most {
                 return room;
             }
-            let wider = (room * 2).max(1).min(Self::most(local, class).max(room));
-            let new_bottom = if wider > FEW { TABLE[class].many } else { bottom };
+            // Who is to keep less has less of a share.
+            let share = (*part).stash.room_by_share() * PAGE * (*part).kept as usize / KEPT;
+            let anyhow = Self::kept_anyhow(local, class);
+            let of_class = (share / SHARES / size as usize).min(most.into()) as u16;
+            let mut wider = (room * 2).max(1).min(of_class.max(anyhow)).max(room);
+            let given = Self::beyond(local, class, room);
+            if (*part).beyond - given + Self::beyond(local, class, wider) > share {
+                wider = wider.min(anyhow).max(room);
+            }
+            (*part).beyond += Self::beyond(local, class, wider) - given;
+            let new_bottom = if wider > FEW { many } else { bottom };
             if new_bottom != bottom {
                 Self::move_slots(local, bottom, new_bottom, held + 1);
             }
@@ -513,17 +526,64 @@ impl Local {
         }
     }
 
-    /// Takes from a bin what room it has beyond the thread's share of a heap that has become smaller, but for what it holds.
+    /// Takes from a bin what room it has beyond what is kept anyhow, but for what it holds, and for one object.
     unsafe fn narrow(local: NonNull<Self>, class: usize) {
         // SAFETY: the caller promises class and part.
         unsafe {
             let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
-            let least = bottom + Self::most(local, class).max(held);
-            if least < bin.full.get() {
-                debug_assert!(bottom == TABLE[class].few, "of small classes no share is kept");
-                bin.full.set(least);
+            let room = bin.full.get() - bottom;
+            let least = Self::kept_anyhow(local, class).max(held).max(1);
+            if least < room {
+                debug_assert!(bottom == TABLE[class].few, "of small classes all is kept anyhow");
+                let taken = Self::beyond(local, class, room) - Self::beyond(local, class, least);
+                (*local.as_ptr()).beyond -= taken;
+                bin.full.set(bottom + least);
             }
+        }
+    }
+
+    /// Whether an object of a class can be kept at hand; those of the largest cannot where they are much.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn keeps(local: NonNull<Self>, class: usize) -> bool {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            Self::has_room(local, class) || {
+                Self::widen(local, class);
+                Self::has_room(local, class)
+            }
+        }
+    }
+
+    /// Whether the bin of a class has room for any object.
+    ///
+    /// # Safety
+    ///
+    /// As [`keeps`](Self::keeps).
+    pub(crate) unsafe fn has_room(local: NonNull<Self>, class: usize) -> bool {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let bin = Self::bin(local, class);
+            bin.full.get() > bin.bottom(class)
+        }
+    }
+
+    /// Whether the bytes are counted that bins have room for beyond what is kept anyhow.
+    ///
+    /// # Safety
+    ///
+    /// The part is the caller's.
+    pub(crate) unsafe fn counts_room(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let beyond = (0..ALL).map(|class| {
+                let bin = Self::bin(local, class);
+                Self::beyond(local, class, bin.full.get() - bin.bottom(class))
+            });
+            beyond.sum::<usize>() == (*local.as_ptr()).beyond
         }
     }
 
@@ -622,12 +682,10 @@ impl Local {
                     return Some(object);
                 }
             }
-            let bin = Self::bin(local, class);
-            let room = bin.full.get() - bin.bottom(class);
-            let wanted = if (*local.as_ptr()).classes[class].current.is_null() && room > 0 {
+            let wanted = if (*local.as_ptr()).classes[class].current.is_null() {
                 FEW
             } else {
-                Self::widen(local, class).max(1).div_ceil(2)
+                Self::widen(local, class).div_ceil(2)
             };
             let wanted = if singly { 1 } else { wanted };
             Self::fill(local, class, wanted, runs)?;

@@ -50,6 +50,8 @@ const STAY: usize = 4;
 const HUGE_PAGES: usize = HUGE / PAGE;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
 const CALM: u8 = 4;
+/// If all but one in so many became idle since pages decayed last, that time begins anew: a program has just shrunk.
+const MOST: usize = 8;
 /// How often dirty pages decay, in milliseconds.
 pub(crate) const DECAY: u64 = 100;
 
@@ -551,6 +553,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if self.decayed > 0 {
             self.calm += 1;
             let idle = self.idle.min(self.idle_pages());
+            if idle < self.idle_pages() / MOST {
+                self.calm = 0;
+                self.long_idle = self.idle_pages();
+            }
             self.discard_huge_down_to(self.idle_pages() - idle.div_ceil(2));
         }
         if self.calm == CALM {

@@ -150,11 +150,11 @@ fn with_sleepers(heap: &ThreadCached, then: impl FnOnce(usize)) {
     });
 }
 
-/// A second in which little is done.
-fn dawdle(heap: &ThreadCached) {
+/// A second in which little is done, with blocks of at most so many bytes.
+fn dawdle(heap: &ThreadCached, most: usize) {
     let mut rng = Rng::new(2);
     for _ in 0..1000 {
-        let layout = Layout::from_size_align(1 + rng.below(40_000), 8).expect("a layout");
+        let layout = Layout::from_size_align(1 + rng.below(most), 8).expect("a layout");
         let block = heap.allocate(layout).expect("memory");
         // SAFETY: the block is in use.
         unsafe { heap.deallocate(block).expect("a block in use") };
@@ -287,9 +287,11 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
     assert!((64 << 20..=held).contains(&given), "it says what it gave back: {given} of {held}");
     is_back("after a trim", at_the_peak);
 
-    let at_the_peak = peak(&heap);
-    dawdle(&heap);
-    is_back("after a second in which little was done", at_the_peak);
+    for most in [100, 40_000] {
+        let at_the_peak = peak(&heap);
+        dawdle(&heap, most);
+        is_back(&format!("after a second with some blocks of at most {most} bytes"), at_the_peak);
+    }
 
     if !barrier_for_all() {
         println!("no barrier for all threads here: what sleepers had waits for them");
@@ -300,7 +302,7 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
         is_back("after a trim, while those sleep whose it was", at_the_peak);
     });
     with_sleepers(&heap, |at_the_peak| {
-        dawdle(&heap);
+        dawdle(&heap, 40_000);
         is_back("after a second, while those sleep whose it was", at_the_peak);
     });
     heap.check().expect("a heap in order");

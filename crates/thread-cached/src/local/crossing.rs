@@ -243,7 +243,7 @@ impl Local {
             if let Some(object) = Self::take(local, PARCELS) {
                 return Some(object.cast());
             }
-            let few = Self::most(local, PARCELS).min(4);
+            let few = Self::kept_anyhow(local, PARCELS).min(4);
             Self::fill(local, PARCELS, few, runs)?;
             Self::take(local, PARCELS).map(NonNull::cast)
         }
