@@ -20,7 +20,7 @@
 //!
 //! | part | is | module |
 //! |---|---|---|
-//! | size classes | sixteens up to 256 bytes, then eight to a doubling, up to 32 KiB | `classes` |
+//! | size classes | sixteens up to 256 bytes, then eight to a doubling, up to 32 KiB; whole pages up to 128 KiB | `classes` |
 //! | a thread's part | a bin of pointers for each class, and the slabs that the thread owns | `local` |
 //! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local::slabs`, `chunk` |
 //! | the page heap | free runs of pages of 8 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
@@ -40,14 +40,17 @@
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
 //! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
-//! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. So *t* threads
-//! keep back less than *t* × 1 MiB, and an eighth of what served or *t* × 4 MiB, whichever is less; and of a class
+//! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. Where that
+//! eighth is more than sixteen pages, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too:
+//! together twice as many bytes as by that much runs may have more. So *t* threads
+//! keep back less than *t* × 1 MiB, and three eighths of what served or *t* × 12 MiB, whichever is less; and of a class
 //! that a thread does not need, half goes back each time that it is looked at: one class in each 512 allocations, and one or
 //! more whenever the heap grows. Freed pages that are still present, those of mappings
 //! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
 //! heap of more than 1 MiB that a single thread fills may hold 56 KiB that nothing has used yet. An object of more than
-//! 1 KiB that is shrunk to no less than half keeps its size.
+//! 1 KiB that is shrunk to no less than half keeps its size, as one of more than 32 KiB that is shrunk to no less than three
+//! quarters.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
@@ -128,7 +131,7 @@ pub trait Design: 'static {
     /// Whether every free is verified, before anything else is done with it.
     const CHECKED: bool = false;
     /// Bytes of each class that a thread keeps at hand: at most 16 KiB up to 128 bytes, 8 KiB above, and one object of
-    /// the largest ones.
+    /// the largest ones. Of what it keeps of these where the heap is large, less in proportion.
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter

@@ -5,7 +5,8 @@
 //! that is cold stays so. A bin has few slots, beside those of the other classes, until they are too few. One that is
 //! empty is filled from what came home, or from a slab, half of it at a time and by rising address; one that is full
 //! gives its older half back, each object to the slab that it is from: its bit is set there. So does, now and then and
-//! before the heap grows, one that was not filled for some time. Objects in slabs of other threads go home in parcels.
+//! before the heap grows, one that was not filled for some time. Of large classes a few are kept where the heap is so large
+//! that they are little. Objects in slabs of other threads go home in parcels.
 //!
 //! Invariants:
 //!
@@ -90,7 +91,7 @@ struct Slabs {
 }
 
 /// Of what the bins of all classes may hold beyond what is kept anyhow, that of one may hold one of so many parts.
-const SHARES: usize = 8;
+const SHARES: usize = 16;
 
 /// At most so many bins are looked at for one that has something to give back.
 const LOOKED_AT: usize = 16;
@@ -493,8 +494,8 @@ impl Local {
     }
 
     /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far. Beyond those
-    /// that are kept anyhow, the bins of all classes share as many bytes as runs may have that are kept beyond the least, and
-    /// one class has an eighth of them at most.
+    /// that are kept anyhow, the bins of all classes share twice as many bytes as runs may have that are kept beyond the
+    /// least.
     unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
         unsafe {
@@ -507,7 +508,7 @@ impl Local {
                 return room;
             }
             // Who is to keep less has less of a share.
-            let share = (*part).stash.room_by_share() * PAGE * (*part).kept as usize / KEPT;
+            let share = 2 * (*part).stash.room_by_share() * PAGE * (*part).kept as usize / KEPT;
             let anyhow = Self::kept_anyhow(local, class);
             let of_class = (share / SHARES / size as usize).min(most.into()) as u16;
             let mut wider = (room * 2).max(1).min(of_class.max(anyhow)).max(room);
