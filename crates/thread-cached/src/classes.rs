@@ -94,8 +94,11 @@ pub(crate) struct Class {
     pub(crate) pages: u16,
     /// Pages that hold an object: those of a slab when there are no more.
     pub(crate) least: u16,
-    /// The place in front of its first slot in a thread's cache, the sentinel, while that holds a few of the class.
+    /// The place in front of its first slot in a thread's cache, the sentinel, while that holds a few of the class. Classes of
+    /// which it holds none at first share that of the first class.
     pub(crate) few: u16,
+    /// How many objects that is at most.
+    pub(crate) few_are: u16,
     /// The same once it holds more.
     pub(crate) many: u16,
     /// The most objects that a thread keeps.
@@ -105,7 +108,7 @@ pub(crate) struct Class {
 /// All classes.
 pub(crate) static TABLE: [Class; ALL] = table();
 
-/// So many of a class are few.
+/// So many of a class are few, unless fewer are kept anyhow.
 pub(crate) const FEW: u16 = 8;
 
 /// The slots for few of each class, and those for many, sentinels included. The former lie side by side: a thread that
@@ -113,24 +116,34 @@ pub(crate) const FEW: u16 = 8;
 const SLOTS_FOR: (usize, usize) = {
     let (mut few, mut many, mut class) = (0, 0, 0);
     while class < ALL {
-        let most = most_cached(size(class));
-        few += slots_for_few(most);
-        many += slots_for_many(most);
+        few += slots_for_few(size(class));
+        many += slots_for_many(size(class));
         class += 1;
     }
     (few, many)
 };
 
+/// How many slots there are for few of each class.
+pub(crate) const SLOTS_FOR_FEW: usize = SLOTS_FOR.0;
 /// How many slots the cache of a thread has.
 pub(crate) const SLOTS: usize = SLOTS_FOR.0 + SLOTS_FOR.1;
 
-const fn slots_for_few(most: usize) -> usize {
-    1 + if most > FEW as usize { FEW as usize } else { most }
+const fn few_are(size: usize) -> usize {
+    let kept = kept_anyhow(size, KEPT);
+    if kept > FEW as usize { FEW as usize } else { kept }
+}
+
+const fn slots_for_few(size: usize) -> usize {
+    match few_are(size) {
+        0 => 0,
+        few => 1 + few,
+    }
 }
 
 /// None, if all are few.
-const fn slots_for_many(most: usize) -> usize {
-    if most > FEW as usize { 1 + most } else { 0 }
+const fn slots_for_many(size: usize) -> usize {
+    let most = most_cached(size);
+    if most > few_are(size) { 1 + most } else { 0 }
 }
 
 const fn size(class: usize) -> usize {
@@ -139,25 +152,25 @@ const fn size(class: usize) -> usize {
 
 const fn table() -> [Class; ALL] {
     const NONE: Class =
-        Class { size: 0, reciprocal: 0, pages: 0, least: 0, few: 0, many: 0, most: 0 };
+        Class { size: 0, reciprocal: 0, pages: 0, least: 0, few: 0, few_are: 0, many: 0, most: 0 };
     let mut table = [NONE; ALL];
     let mut class = 0;
     let (mut few, mut many) = (0, SLOTS_FOR.0);
     while class < ALL {
         let size = size(class);
         let pages = slab_pages(size);
-        let most = most_cached(size);
         table[class] = Class {
             size: size as u32,
             reciprocal: ((1_u64 << 32).div_ceil(size as u64)) as u32,
             pages: pages as u16,
             least: size.div_ceil(PAGE) as u16,
-            few: few as u16,
-            many: if slots_for_many(most) > 0 { many } else { few } as u16,
-            most: most as u16,
+            few: if few_are(size) > 0 { few } else { 0 } as u16,
+            few_are: few_are(size) as u16,
+            many: if slots_for_many(size) > 0 { many } else { few } as u16,
+            most: most_cached(size) as u16,
         };
-        few += slots_for_few(most);
-        many += slots_for_many(most);
+        few += slots_for_few(size);
+        many += slots_for_many(size);
         class += 1;
     }
     table

@@ -41,8 +41,8 @@ pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
-    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE,
-    class_looked_up, kept_anyhow,
+    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SLOTS, SLOTS_FOR_FEW,
+    TABLE, class_looked_up, kept_anyhow,
 };
 use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
@@ -61,8 +61,8 @@ struct Bin {
 impl Bin {
     /// The index of the sentinel: a bin that holds more than a few objects has other slots.
     fn bottom(&self, class: usize) -> u16 {
-        let Class { few, many, .. } = TABLE[class];
-        if self.full.look() > few + FEW { many } else { few }
+        let Class { few, few_are, many, .. } = TABLE[class];
+        if self.full.look() > few + few_are { many } else { few }
     }
 
     /// How many objects are at hand; less than there are slots for, whatever is seen.
@@ -86,8 +86,6 @@ struct Slabs {
     /// Those with free objects, the one listed first first.
     first: *mut Desc,
     last: *mut Desc,
-    /// Whether the bin was filled since it was last looked at.
-    filled: bool,
 }
 
 /// Of what the bins of all classes may hold beyond what is kept anyhow, that of one may hold one of so many parts.
@@ -156,6 +154,8 @@ pub(crate) struct Local {
     span: usize,
     bins: [Bin; ALL],
     classes: [Slabs; ALL],
+    /// Whether the bin of each was filled since it was last looked at.
+    filled: [bool; ALL],
     stash: Stash,
     /// Bytes that bins have room for beyond what is kept anyhow.
     beyond: usize,
@@ -182,6 +182,11 @@ pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
 const _: () = assert!(PAGES <= 4, "a thread's part of a heap is small");
 #[cfg(not(loom))]
 const _: () = assert!(mem::offset_of!(Local, bins) < 64);
+#[cfg(not(loom))]
+const _: () = assert!(
+    mem::offset_of!(Local, slots) + SLOTS_FOR_FEW * size_of::<*mut u8>() <= 8 << 10,
+    "a thread that does little touches 8 KiB"
+);
 
 impl Local {
     /// Lays out a thread's part, with its number. Slots are written when they are used.
@@ -196,12 +201,8 @@ impl Local {
         table: *const Table,
         next: *mut Self,
     ) {
-        const NONE: Slabs = Slabs {
-            current: ptr::null_mut(),
-            first: ptr::null_mut(),
-            last: ptr::null_mut(),
-            filled: false,
-        };
+        const NONE: Slabs =
+            Slabs { current: ptr::null_mut(), first: ptr::null_mut(), last: ptr::null_mut() };
         let local = at.as_ptr();
         // SAFETY: the caller promises the pages. Everything is written that will be read.
         unsafe {
@@ -226,12 +227,13 @@ impl Local {
             (&raw mut (*local).span).write(1 << (*table).shift);
             Self::stay_near(at);
             (&raw mut (*local).classes).write([NONE; ALL]);
+            (&raw mut (*local).filled).write([false; ALL]);
             (&raw mut (*local).stash).write(Stash::EMPTY);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
             Outgoing::make(&raw mut (*local).outgoing);
-            for (class, &Class { few, .. }) in TABLE.iter().enumerate() {
-                let full = few + Self::kept_anyhow(at, class).min(FEW);
+            for (class, &Class { few, few_are, .. }) in TABLE.iter().enumerate() {
+                let full = few + Self::kept_anyhow(at, class).min(few_are);
                 let bin = Bin { top: Shown::new(few), full: Shown::new(full) };
                 (&raw mut (*local).bins[class]).write(bin);
                 (*Self::slot(at, few)).set(ptr::null_mut());
@@ -500,7 +502,7 @@ impl Local {
         // SAFETY: the caller promises class and part.
         unsafe {
             let part = local.as_ptr();
-            let Class { size, most, many, .. } = TABLE[class];
+            let Class { size, few_are, many, most, .. } = TABLE[class];
             let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
             let room = bin.full.get() - bottom;
@@ -517,7 +519,7 @@ impl Local {
                 wider = wider.min(anyhow).max(room);
             }
             (*part).beyond += Self::beyond(local, class, wider) - given;
-            let new_bottom = if wider > FEW { many } else { bottom };
+            let new_bottom = if wider > few_are { many } else { bottom };
             if new_bottom != bottom {
                 Self::move_slots(local, bottom, new_bottom, held + 1);
             }
@@ -536,7 +538,6 @@ impl Local {
             let room = bin.full.get() - bottom;
             let least = Self::kept_anyhow(local, class).max(held).max(1);
             if least < room {
-                debug_assert!(bottom == TABLE[class].few, "of small classes all is kept anyhow");
                 let taken = Self::beyond(local, class, room) - Self::beyond(local, class, least);
                 (*local.as_ptr()).beyond -= taken;
                 bin.full.set(bottom + least);
@@ -736,7 +737,7 @@ impl Local {
             }
             (*desc).free -= count;
             bin.top.set(top);
-            (*local.as_ptr()).classes[class].filled = true;
+            (*local.as_ptr()).filled[class] = true;
             Some(())
         }
     }
@@ -833,7 +834,7 @@ impl Local {
                 (*local.as_ptr()).next_bin = ((class + 1) % CLASSES) as u8;
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
                 let held = Self::bin(local, class).held(class);
-                if !mem::take(&mut (*slabs).filled) {
+                if !mem::take(&mut (*local.as_ptr()).filled[class]) {
                     if held > 0 {
                         Self::flush_some(local, class, held.div_ceil(2), runs);
                     }
