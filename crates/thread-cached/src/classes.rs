@@ -113,7 +113,7 @@ pub(crate) const FEW: u16 = 8;
 
 /// The slots for few of each class, and those for many, sentinels included. The former lie side by side: a thread that
 /// does little touches no more than these.
-const SLOTS_FOR: (usize, usize) = {
+pub(crate) const SLOTS_FOR: (usize, usize) = {
     let (mut few, mut many, mut class) = (0, 0, 0);
     while class < ALL {
         few += slots_for_few(size(class));
@@ -123,8 +123,6 @@ const SLOTS_FOR: (usize, usize) = {
     (few, many)
 };
 
-/// How many slots there are for few of each class.
-pub(crate) const SLOTS_FOR_FEW: usize = SLOTS_FOR.0;
 /// How many slots the cache of a thread has.
 pub(crate) const SLOTS: usize = SLOTS_FOR.0 + SLOTS_FOR.1;
 

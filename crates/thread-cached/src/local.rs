@@ -41,8 +41,8 @@ pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
-    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SLOTS, SLOTS_FOR_FEW,
-    TABLE, class_looked_up, kept_anyhow,
+    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE,
+    class_looked_up, kept_anyhow,
 };
 use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
@@ -184,7 +184,7 @@ const _: () = assert!(PAGES <= 4, "a thread's part of a heap is small");
 const _: () = assert!(mem::offset_of!(Local, bins) < 64);
 #[cfg(not(loom))]
 const _: () = assert!(
-    mem::offset_of!(Local, slots) + SLOTS_FOR_FEW * size_of::<*mut u8>() <= 8 << 10,
+    mem::offset_of!(Local, slots) + crate::classes::SLOTS_FOR.0 * size_of::<*mut u8>() <= 8 << 10,
     "a thread that does little touches 8 KiB"
 );
 
