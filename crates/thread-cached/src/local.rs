@@ -496,8 +496,7 @@ impl Local {
     }
 
     /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far. Beyond those
-    /// that are kept anyhow, the bins of all classes share twice as many bytes as runs may have that are kept beyond the
-    /// least.
+    /// that are kept anyhow, the bins of all classes share twice the ample room for runs.
     unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
         unsafe {
@@ -510,7 +509,7 @@ impl Local {
                 return room;
             }
             // Who is to keep less has less of a share.
-            let share = 2 * (*part).stash.room_by_share() * PAGE * (*part).kept as usize / KEPT;
+            let share = 2 * (*part).stash.ample_room() * PAGE * (*part).kept as usize / KEPT;
             let anyhow = Self::kept_anyhow(local, class);
             let of_class = (share / SHARES / size as usize).min(most.into()) as u16;
             let mut wider = (room * 2).max(1).min(of_class.max(anyhow)).max(room);

@@ -13,7 +13,7 @@ use super::place::Place;
 use super::stash::Chain;
 use super::{Local, NewSlab, Runs, Slabs};
 use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND, slab_class};
-use crate::classes::{ALL, PAGE, TABLE};
+use crate::classes::{ALL, MAX_SMALL, PAGE, TABLE};
 use crate::pages::Run;
 
 impl Local {
@@ -43,8 +43,8 @@ impl Local {
             };
             (*local.as_ptr()).table = runs.table();
             (*local.as_ptr()).near.store(Self::chunk(next).as_ptr(), Relaxed);
-            // A slab of a single object has none left when it has served, and goes when that is free.
-            if Desc::capacity(next) > 1 {
+            // One of a large class has none left when it has served, and is not kept for being current when that is free.
+            if TABLE[class].size as usize <= MAX_SMALL {
                 (*slabs).current = next.as_ptr();
             }
             Some(next)

@@ -14,6 +14,8 @@ use crate::chunk::Desc;
 /// So many pages a part may keep in any case, and at most.
 const LEAST_ROOM: usize = 16;
 const MOST_ROOM: usize = 512;
+/// A part that may keep more than so many pages is that of a large heap: of 8 MiB, if it is the only one.
+const AMPLE_ROOM: usize = MOST_ROOM / 4;
 /// One of so many pages in use may be kept, by all threads together.
 const SHARE: usize = 8;
 /// The most pages of a run that is kept; as long as slabs are, at least.
@@ -55,9 +57,9 @@ impl Stash {
         self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
     }
 
-    /// How many pages may be kept beyond those that may be in any case.
-    pub(super) fn room_by_share(&self) -> usize {
-        self.room - LEAST_ROOM
+    /// How many pages may be kept beyond so many that they are much.
+    pub(super) fn ample_room(&self) -> usize {
+        self.room.saturating_sub(AMPLE_ROOM)
     }
 
     /// Whether a run of so many pages is kept at all.
