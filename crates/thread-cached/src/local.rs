@@ -92,7 +92,7 @@ struct Slabs {
 const SHARES: usize = 16;
 
 /// At most so many bins are looked at for one that has something to give back.
-const LOOKED_AT: usize = 16;
+const LOOKED_AT: usize = CLASSES / 3;
 
 /// Where a run of pages for a slab comes from, and goes back to.
 pub(crate) trait Runs {
