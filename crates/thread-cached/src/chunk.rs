@@ -7,11 +7,11 @@
 //!
 //! Invariants:
 //!
-//! * an entry is that of a slab (its class and its owner's number) for every page of a slab, and for no other page;
-//!   [`LARGE`] for the first page of a large block, and [`ASIDE`] for that of a run that a thread keeps, and for no
-//!   other; [`DIRTY`] or [`CLEAN`] for the first and the last page of a free run, and never for those of a run in use;
-//!   pages between them, and the last one if it is the chunk's, have any of the kinds but [`LARGE`] and [`ASIDE`], or
-//!   zero, which no pages have that are the head's;
+//! * an entry is that of a slab (its class and its owner's number) for every page of a slab, or for the first of a slab
+//!   that is a single object, and for no other page; [`LARGE`] for the first page of a large block, and [`ASIDE`] for that
+//!   of a run that a thread keeps, and for no other; [`DIRTY`] or [`CLEAN`] for the first and the last page of a free run,
+//!   and never for those of a run in use; pages between them, and the last one if it is the chunk's, have any of the kinds
+//!   but [`LARGE`] and [`ASIDE`], or zero, which no pages have that are the head's;
 //! * runs follow each other without a gap; the header of each head's descriptor has its size; behind the last one
 //!   stands a header of zero.
 
@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 use heapwright_core::{FreeBlock, Region};
 
-use crate::classes::{ALL, PAGE, PAGE_SHIFT};
+use crate::classes::{ALL, CLASSES, PAGE, PAGE_SHIFT, SHARING};
 use crate::local::Local;
 use crate::pages::{BEFORE_BLOCK, Mapping};
 use crate::shown::Shown;
@@ -51,6 +51,11 @@ pub(crate) const fn slab_entry(class: usize, owner: u32) -> Entry {
 pub(crate) fn slab_class(entry: Entry) -> Option<usize> {
     let class = (entry & KIND) as usize;
     (entry > KIND && class < ALL).then_some(class)
+}
+
+/// Whether an entry is that of the first page of a block of whole pages: a large one, or the object of a large class.
+pub(crate) fn is_whole(entry: Entry) -> bool {
+    entry == LARGE || slab_class(entry).is_some_and(|class| (SHARING..CLASSES).contains(&class))
 }
 
 /// The length of a descriptor in bytes: what a page is in the eyes of a policy.

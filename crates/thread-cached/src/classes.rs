@@ -14,8 +14,8 @@ pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 /// Its binary logarithm.
 pub(crate) const PAGE_SHIFT: u32 = 13;
 
-/// How many classes there are of objects that share slabs.
-const SHARING: usize = 72;
+/// How many classes there are of objects that share slabs: those before the large ones.
+pub(crate) const SHARING: usize = 72;
 /// How many classes there are for programs.
 pub(crate) const CLASSES: usize = SHARING + (MAX_CLASS - MAX_SMALL) / PAGE;
 /// The class of what threads send each other, which no request gets.

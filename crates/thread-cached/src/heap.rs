@@ -16,10 +16,9 @@ use heapwright_core::{
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
-use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, KIND, LARGE, Table};
+use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, KIND, LARGE, Table, is_whole};
 use crate::classes::{
-    CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_CLASS, MAX_SMALL, PAGE, PARCELS, TABLE, class_for,
-    class_looked_up,
+    GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, SHARING, TABLE, class_for, class_looked_up,
 };
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
@@ -196,8 +195,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 match class_for(layout.size(), layout.align()) {
                     Some(class) if layout.size() <= MAX_SMALL => Local::pop(local, class),
                     Some(class) if Local::has_room(local, class) => {
-                        Local::count_run(local);
-                        Local::pop(local, class)
+                        Local::pop(local, class).inspect(|_| Local::count_run(local))
                     }
                     _ => self.run_at_hand(local, layout),
                 }
@@ -244,20 +242,24 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
         let (local, shared) = self.attach()?;
         let mut keeper = shared.keeper();
+        // SAFETY: the part is this thread's.
+        let _busy = unsafe { shared.turn(local) };
+        let large = layout.size() > MAX_SMALL;
         let class = class_for(layout.size(), layout.align()).filter(|&class| {
             let whole = wanted != Wanted::Any || D::CHECKED;
             // SAFETY: the part is this thread's.
-            layout.size() <= MAX_SMALL || !whole && unsafe { Local::keeps(local, class) }
+            !large || !whole && unsafe { Local::keeps(local, class) }
         });
-        let serve = |keeper: &mut Keeper<'_, B, L, D>| match class {
+        let serve = |keeper: &mut Keeper<'_, B, L, D>| {
             // SAFETY: the part is this thread's.
-            Some(class) => unsafe {
-                let object = Local::take(local, class)
-                    .or_else(|| Local::refill(local, class, D::CHECKED, keeper));
-                object.map(|object| (object, false))
-            },
-            // SAFETY: as above.
-            None => unsafe {
+            unsafe {
+                if let Some(class) = class {
+                    let object = Local::take(local, class)
+                        .or_else(|| Local::refill(local, class, D::CHECKED, keeper));
+                    if object.is_some() || !large {
+                        return object.map(|object| (object, false));
+                    }
+                }
                 if let Some(block) = shared.kept_run(local, layout) {
                     return Some((block, false));
                 }
@@ -265,12 +267,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                     shared.shrink_bins_for(local, layout.size().div_ceil(PAGE));
                 }
                 shared.allocate_large(local, layout, wanted == Wanted::Zeroed)
-            },
+            }
         };
         // SAFETY: the part is this thread's.
         unsafe {
-            let _busy = shared.turn(local);
-            if layout.size() > MAX_SMALL {
+            if large || class.is_none() {
                 Local::count_run(local);
             }
             if Local::is_time(local, &mut keeper) {
@@ -429,13 +430,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 TABLE[current].size as usize
             }
             Block::Large { run } => {
-                if new_size > MAX_SMALL && shared.resize_run(run, new_size) {
+                let whole = new_size > MAX_SMALL || class.is_none();
+                if whole && shared.resize_run(run, new_size) {
                     return Ok(block);
                 }
                 run.pages * PAGE
             }
             Block::Mapped { mapping, bytes } => {
-                if new_size > MAX_SMALL
+                if (new_size > MAX_SMALL || class.is_none())
                     // SAFETY: the caller promises a block in use, and this is its mapping.
                     && let Some(block) = unsafe { shared.remap(mapping, new_size) }
                 {
@@ -470,14 +472,12 @@ type Attached<'a, B, L, D> = (NonNull<Local>, &'a Shared<B, L, D>);
 /// What all share, a thread's part, and its turn there.
 type LookedAt<'a, B, L, D> = (&'a Shared<B, L, D>, Option<NonNull<Local>>, Option<Busy<'a>>);
 
-/// Whether an object of a medium size that is shrunk stays where it is: less than half of it is given up, or a quarter of
-/// a large one, which is worth no copy. Its size then has another class, but sizes so large are not believed when blocks
-/// are freed.
+/// Whether an object of a medium size that is shrunk stays where it is: less than half of it is given up, which is
+/// worth no copy. Its size then has another class, but sizes so large are not believed when blocks are freed.
 #[inline(always)]
 fn may_stay(class: usize, new_size: usize) -> bool {
     let size = TABLE[class].size as usize;
-    let least = if size > MAX_SMALL { size / 4 * 3 } else { size / 2 };
-    new_size > LOOKED_UP && (least..=size).contains(&new_size)
+    new_size > LOOKED_UP && new_size <= size && new_size >= size / 2
 }
 
 /// What a block is wanted for.
@@ -687,14 +687,14 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             let chunk = chunk.cast::<Chunk>();
             let class = (entry & KIND) as usize;
             let aligned = addr & (PAGE - 1) == 0;
-            if class < CLASSES && entry > KIND {
+            if class < SHARING && entry > KIND {
                 if exactly {
                     Local::verify(class, chunk, page, addr)?;
                 }
                 return Ok(Block::Small { class });
             }
             match entry {
-                LARGE if aligned => {
+                _ if is_whole(entry) && aligned => {
                     let desc = Chunk::desc(chunk, page);
                     let pages = Desc::pages(desc);
                     let run = Run { chunk, page, pages, zeroed: false };
@@ -726,10 +726,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                     }
                 },
                 Block::Large { run } => {
-                    // Of two threads that free it at once, one is told.
+                    if let Some(local) = local
+                        && let Some(class) = Local::own_large_class(local, addr)
+                    {
+                        return Local::push_slowly(local, class, block, &mut self.keeper());
+                    }
+                    // Of two threads that free it at once, one is told. No other knows of it, of whatever class it is.
                     let entry = Chunk::entry(run.chunk.cast(), run.page);
-                    let freed = entry.compare_exchange(LARGE, ASIDE, AcqRel, Relaxed);
-                    freed.map_err(|_| HeapError::DoubleFree(addr))?;
+                    let was = entry.load(Relaxed);
+                    let freed = is_whole(was)
+                        && entry.compare_exchange(was, ASIDE, AcqRel, Relaxed).is_ok();
+                    if !freed {
+                        return Err(HeapError::DoubleFree(addr));
+                    }
                     let run = Run { pages: Desc::pages(run.desc()), ..run };
                     match local {
                         Some(local) => Local::put_aside(local, run, &mut self.keeper()),
@@ -772,7 +781,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         // SAFETY: the run is that of a large block in use, which the caller was given; if it was freed meanwhile, it is not
         // touched.
         unsafe {
-            if Chunk::entry(run.chunk.cast(), run.page).load(Relaxed) != LARGE {
+            let entry = Chunk::entry(run.chunk.cast(), run.page);
+            if !is_whole(entry.load(Relaxed)) {
                 return false;
             }
             if pages < run.pages {
@@ -780,6 +790,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             } else if !central.pages.extend(run, pages) {
                 return false;
             }
+            // It has the length of its class no more.
+            entry.store(LARGE, Release);
         }
         true
     }
@@ -1185,7 +1197,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     #[inline]
     unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError> {
         // SAFETY: the caller promises the same.
-        if let Some(resized) = unsafe { self.resize_small(block, MAX_CLASS, new_size, GRANULE) } {
+        if let Some(resized) = unsafe { self.resize_small(block, MAX_SMALL, new_size, GRANULE) } {
             return resized;
         }
         // SAFETY: the caller promises the same.

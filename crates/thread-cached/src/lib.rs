@@ -48,9 +48,8 @@
 //! more whenever the heap grows. Freed pages that are still present, those of mappings
 //! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
-//! heap of more than 1 MiB that a single thread fills may hold 56 KiB that nothing has used yet. An object of more than
-//! 1 KiB that is shrunk to no less than half keeps its size, as one of more than 32 KiB that is shrunk to no less than three
-//! quarters.
+//! heap of more than 1 MiB that a single thread fills may hold 56 KiB that nothing has used yet. An object of 1 to 32 KiB
+//! that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
@@ -73,7 +72,7 @@
 //! # Misuse
 //!
 //! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once, or when the
-//! object comes home from another thread; a double free of a small object otherwise, and a pointer into one, when it goes
+//! object comes home from another thread; a double free of an object otherwise, and a pointer into one, when it goes
 //! back to its slab, if it has not been given out again. Links that a program could corrupt there are none: no freed object
 //! is read or written, unless there is no memory left to send it home in, or it came home to one who has its slab no more. [`Checked`] finds every double and every invalid
 //! free at once.
@@ -131,7 +130,7 @@ pub trait Design: 'static {
     /// Whether every free is verified, before anything else is done with it.
     const CHECKED: bool = false;
     /// Bytes of each class that a thread keeps at hand: at most 16 KiB up to 128 bytes, 8 KiB above, and one object of
-    /// the largest ones. Of what it keeps of these where the heap is large, less in proportion.
+    /// the largest ones. Less than 16 KiB takes from what a thread keeps beyond that, in a large heap, in proportion.
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter

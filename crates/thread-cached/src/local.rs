@@ -41,7 +41,7 @@ pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
-    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SLOTS, TABLE,
+    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SHARING, SLOTS, TABLE,
     class_looked_up, kept_anyhow,
 };
 use crate::mailbox::Mailbox;
@@ -448,12 +448,20 @@ impl Local {
         }
     }
 
-    /// The class of an entry of ours.
+    /// The class of an entry of ours, if it is no large one.
     #[inline(always)]
     unsafe fn own(local: NonNull<Self>, entry: Entry) -> Option<usize> {
         // SAFETY: the caller promises its own part.
         let class = (entry ^ unsafe { (*local.as_ptr()).tag }) as usize;
-        (class < CLASSES).then_some(class)
+        (class < SHARING).then_some(class)
+    }
+
+    /// The class of an entry of ours, if it is a large one.
+    #[inline(always)]
+    unsafe fn own_large(local: NonNull<Self>, entry: Entry) -> Option<usize> {
+        // SAFETY: the caller promises its own part.
+        let class = (entry ^ unsafe { (*local.as_ptr()).tag }) as usize;
+        (SHARING..CLASSES).contains(&class).then_some(class)
     }
 
     /// Takes the chunk for near that the part itself is in, which stays as long as the heap.
@@ -470,7 +478,18 @@ impl Local {
         }
     }
 
-    /// The class of an object of ours, by its address; whether it is one at all is not asked. Anything else is none.
+    /// The class of an object of ours, by its address, if it is a large one.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn own_large_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
+        // SAFETY: the caller promises the part.
+        unsafe { Self::own_large(local, Self::entry(local, addr)) }
+    }
+
+    /// The class of an object of ours, by its address, but for large ones; whether it is one at all is not asked. Anything
+    /// else is none.
     ///
     /// # Safety
     ///
@@ -495,52 +514,75 @@ impl Local {
         usize::from(beyond) * TABLE[class].size as usize
     }
 
-    /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far. Beyond those
-    /// that are kept anyhow, the bins of all classes share twice the ample room for runs.
+    /// How many bytes all bins may have room for beyond what is kept anyhow: twice the ample room for runs. Who is to keep
+    /// less has less of a share.
+    unsafe fn share(local: NonNull<Self>) -> usize {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let part = local.as_ptr();
+            2 * (*part).stash.ample_room() * PAGE * (*part).kept as usize / KEPT
+        }
+    }
+
+    /// Lets a bin that was too small hold twice as many objects from now on, and says how many it held so far.
     unsafe fn widen(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let part = local.as_ptr();
-            let Class { size, few_are, many, most, .. } = TABLE[class];
-            let bin = Self::bin(local, class);
-            let (bottom, held) = (bin.bottom(class), bin.held(class));
-            let room = bin.full.get() - bottom;
+            let room = Self::room(local, class);
+            let Class { size, most, .. } = TABLE[class];
             if room == most {
                 return room;
             }
-            // Who is to keep less has less of a share.
-            let share = 2 * (*part).stash.ample_room() * PAGE * (*part).kept as usize / KEPT;
+            let share = Self::share(local);
             let anyhow = Self::kept_anyhow(local, class);
-            let of_class = (share / SHARES / size as usize).min(most.into()) as u16;
-            let mut wider = (room * 2).max(1).min(of_class.max(anyhow)).max(room);
-            let given = Self::beyond(local, class, room);
-            if (*part).beyond - given + Self::beyond(local, class, wider) > share {
-                wider = wider.min(anyhow).max(room);
-            }
-            (*part).beyond += Self::beyond(local, class, wider) - given;
-            let new_bottom = if wider > few_are { many } else { bottom };
-            if new_bottom != bottom {
-                Self::move_slots(local, bottom, new_bottom, held + 1);
-            }
-            bin.full.set(new_bottom + wider);
-            bin.top.set(new_bottom + held);
+            let of_class = (share / SHARES / size as usize).min(FEW.into()) as u16;
+            let wider = (room * 2).max(1).min(of_class.max(anyhow)).max(room);
+            let others = (*local.as_ptr()).beyond - Self::beyond(local, class, room);
+            let fits = others + Self::beyond(local, class, wider) <= share;
+            let wider = if fits { wider } else { wider.min(anyhow).max(room) };
+            Self::make_room(local, class, wider);
             room
         }
     }
 
-    /// Takes from a bin what room it has beyond what is kept anyhow, but for what it holds, and for one object.
+    /// Takes from a bin what room it has beyond what is kept anyhow, but for what it holds.
     unsafe fn narrow(local: NonNull<Self>, class: usize) {
         // SAFETY: the caller promises class and part.
         unsafe {
+            let held = Self::bin(local, class).held(class);
+            let least = Self::kept_anyhow(local, class).max(held);
+            if least < Self::room(local, class) {
+                Self::make_room(local, class, least);
+            }
+        }
+    }
+
+    /// How many objects a bin has room for.
+    unsafe fn room(local: NonNull<Self>, class: usize) -> u16 {
+        // SAFETY: the caller promises class and part.
+        unsafe {
+            let bin = Self::bin(local, class);
+            bin.full.get() - bin.bottom(class)
+        }
+    }
+
+    /// Lets a bin have room for so many objects, as many as it holds at least. It has other slots if they are more than few.
+    unsafe fn make_room(local: NonNull<Self>, class: usize, room: u16) {
+        // SAFETY: the caller promises class, part and number.
+        unsafe {
+            let Class { few, few_are, many, .. } = TABLE[class];
             let bin = Self::bin(local, class);
             let (bottom, held) = (bin.bottom(class), bin.held(class));
-            let room = bin.full.get() - bottom;
-            let least = Self::kept_anyhow(local, class).max(held).max(1);
-            if least < room {
-                let taken = Self::beyond(local, class, room) - Self::beyond(local, class, least);
-                (*local.as_ptr()).beyond -= taken;
-                bin.full.set(bottom + least);
+            let before = Self::beyond(local, class, Self::room(local, class));
+            let part = local.as_ptr();
+            (*part).beyond = (*part).beyond - before + Self::beyond(local, class, room);
+            let new_bottom = if room > few_are { many } else { few };
+            // The sentinel goes along, and is null in both.
+            if new_bottom != bottom {
+                Self::move_slots(local, bottom, new_bottom, held + 1);
             }
+            bin.full.set(new_bottom + room);
+            bin.top.set(new_bottom + held);
         }
     }
 
@@ -566,10 +608,7 @@ impl Local {
     /// As [`keeps`](Self::keeps).
     pub(crate) unsafe fn has_room(local: NonNull<Self>, class: usize) -> bool {
         // SAFETY: the caller promises its own part.
-        unsafe {
-            let bin = Self::bin(local, class);
-            bin.full.get() > bin.bottom(class)
-        }
+        unsafe { Self::room(local, class) > 0 }
     }
 
     /// Whether the bytes are counted that bins have room for beyond what is kept anyhow.
@@ -580,11 +619,8 @@ impl Local {
     pub(crate) unsafe fn counts_room(local: NonNull<Self>) -> bool {
         // SAFETY: the caller promises the part.
         unsafe {
-            let beyond = (0..ALL).map(|class| {
-                let bin = Self::bin(local, class);
-                Self::beyond(local, class, bin.full.get() - bin.bottom(class))
-            });
-            beyond.sum::<usize>() == (*local.as_ptr()).beyond
+            let beyond = |class| Self::beyond(local, class, Self::room(local, class));
+            (0..ALL).map(beyond).sum::<usize>() == (*local.as_ptr()).beyond
         }
     }
 
@@ -668,7 +704,7 @@ impl Local {
     ///
     /// # Safety
     ///
-    /// `class` is one of which an object may be kept. The part is this thread's.
+    /// `class` is one. The part is this thread's.
     pub(crate) unsafe fn refill<R: Runs>(
         local: NonNull<Self>,
         class: usize,
@@ -706,8 +742,16 @@ impl Local {
         unsafe {
             let slab = Self::slab_with_free(local, class, runs)?;
             let desc = slab.as_ptr();
+            if !Self::has_room(local, class) {
+                // It was taken meanwhile, for the heap was about to grow.
+                Self::make_room(local, class, 1);
+            }
             let bin = Self::bin(local, class);
             let count = wanted.min((*desc).free).min(bin.full.get() - bin.top.get());
+            if count == 0 && (*local.as_ptr()).classes[class].current != desc {
+                Self::put_aside(local, Self::run(slab), runs);
+                return Some(());
+            }
             let bits = Desc::bits(slab);
             let size = TABLE[class].size as usize;
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
@@ -833,18 +877,23 @@ impl Local {
                 (*local.as_ptr()).next_bin = ((class + 1) % CLASSES) as u8;
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
                 let held = Self::bin(local, class).held(class);
-                if !mem::take(&mut (*local.as_ptr()).filled[class]) {
+                let unneeded = !mem::take(&mut (*local.as_ptr()).filled[class]);
+                // The heap may have become smaller.
+                let too_much = (*local.as_ptr()).beyond > Self::share(local)
+                    && Self::room(local, class) > Self::kept_anyhow(local, class);
+                if unneeded || too_much {
                     if held > 0 {
                         Self::flush_some(local, class, held.div_ceil(2), runs);
                     }
                     Self::narrow(local, class);
-                    if let Some(current) = NonNull::new((*slabs).current)
-                        && Self::is_idle(current)
-                    {
-                        (*slabs).current = ptr::null_mut();
-                        Self::put_aside(local, Self::run(current), runs);
-                        return;
-                    }
+                }
+                if unneeded
+                    && let Some(current) = NonNull::new((*slabs).current)
+                    && Self::is_idle(current)
+                {
+                    (*slabs).current = ptr::null_mut();
+                    Self::put_aside(local, Self::run(current), runs);
+                    return;
                 }
                 if held > 0 {
                     return;
@@ -864,6 +913,7 @@ impl Local {
             unsafe {
                 let held = Self::bin(local, class).held(class);
                 Self::flush_some(local, class, held, runs);
+                Self::narrow(local, class);
             }
         };
         // What is received and what is flushed may have to be sent, which takes parcels. Nothing more comes in meanwhile.

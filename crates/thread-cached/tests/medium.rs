@@ -183,7 +183,7 @@ fn what_is_no_block_is_refused() {
     for size in [40 * KIB, 100 * KIB, 128 * KIB] {
         let named = Named::new(&heap, size, 1);
         let block = named.block;
-        for offset in [8 * KIB, 12 * KIB, size - 16] {
+        for offset in [16, 4 * KIB, 8 * KIB, 12 * KIB, size - 16] {
             // SAFETY: any pointer is tolerated.
             let inner = unsafe { heap.deallocate(block.add(offset)) };
             assert!(matches!(inner, Err(HeapError::InvalidFree(_) | HeapError::DoubleFree(_))));
@@ -198,18 +198,70 @@ fn what_is_no_block_is_refused() {
 
 #[test]
 fn zeros_are_zeros_where_something_was() {
+    const COUNT: usize = 20;
     let heap = large(64);
-    for round in 0..50 {
-        let size = 33 * KIB + round * 2 * KIB;
-        let block = heap.allocate(layout(size)).unwrap();
-        // SAFETY: it is that long, and in use until it is freed.
+    for size in (0..12).map(|step| (33 + step * 8) * KIB) {
+        // SAFETY: blocks are that long, and in use until they are freed.
         unsafe {
-            block.write_bytes(0xA5, size);
-            heap.deallocate(block).unwrap();
-            let zeros = heap.allocate_zeroed(layout(size)).unwrap();
-            let bytes = std::slice::from_raw_parts(zeros.as_ptr(), size);
-            assert!(bytes.iter().all(|&byte| byte == 0), "{size} bytes");
-            heap.deallocate(zeros).unwrap();
+            let blocks = [(); COUNT].map(|()| heap.allocate(layout(size)).unwrap());
+            blocks.iter().for_each(|block| block.write_bytes(0xA5, size));
+            blocks.into_iter().for_each(|block| heap.deallocate(block).unwrap());
+            let zeros = [(); COUNT].map(|()| heap.allocate_zeroed(layout(size)).unwrap());
+            for block in zeros {
+                let bytes = std::slice::from_raw_parts(block.as_ptr(), size);
+                assert!(bytes.iter().all(|&byte| byte == 0), "{size} bytes");
+                heap.deallocate(block).unwrap();
+            }
         }
+    }
+}
+
+#[test]
+fn less_is_kept_where_the_heap_has_become_small() {
+    let heap = ThreadCached::<Mmap>::new();
+    let come_and_go = || {
+        for size in (5..=16).map(|pages| pages * 8 * KIB) {
+            let blocks: Vec<_> = (0..40).map(|name| Named::new(&heap, size, name)).collect();
+            blocks.into_iter().for_each(|block| block.free(&heap));
+        }
+        heap.stats().cached_bytes
+    };
+    let much: Vec<_> = (0..100).map(|name| Named::new(&heap, KIB * KIB, name)).collect();
+    let kept = (come_and_go(), come_and_go()).1;
+    assert!(kept > 5 << 19, "{kept} bytes are kept in a large heap");
+    much.into_iter().for_each(|block| block.free(&heap));
+    let kept = [(); 100].map(|()| come_and_go())[99];
+    assert!(kept <= 1 << 20, "{kept} bytes are kept in a small one");
+    heap.check().unwrap();
+}
+
+#[test]
+fn what_a_thread_left_serves_whoever_frees_it() {
+    let heap = &large(16);
+    let blocks: Vec<_> = thread::scope(|scope| {
+        let fill = || (0..600).map(|name| Named::new(heap, 100 * KIB, name as u8)).collect();
+        scope.spawn(fill).join().unwrap()
+    });
+    let footprint = heap.stats().footprint;
+    blocks.into_iter().for_each(|block| block.free(heap));
+    let longer: Vec<_> = (0..50).map(|name| Named::new(heap, KIB * KIB, name)).collect();
+    assert_eq!(heap.stats().footprint, footprint, "it is not asked for anew");
+    longer.into_iter().for_each(|block| block.free(heap));
+    heap.check().unwrap();
+}
+
+#[test]
+fn what_is_resized_where_it_stands_has_no_class() {
+    let heap = large(64);
+    for (before, after) in [(100 * KIB, 90 * KIB), (128 * KIB, 40 * KIB), (64 * KIB, 200 * KIB)] {
+        let mut named = Named::new(&heap, before, 7);
+        let block = named.block;
+        named.resize(&heap, after);
+        assert!(after > before || named.block == block, "what shrinks stays where it is");
+        // SAFETY: in use.
+        let usable = unsafe { heap.usable_size(named.block) };
+        assert!((after..after + 8 * KIB).contains(&usable), "{usable} bytes of {after}");
+        named.free(&heap);
+        heap.check().unwrap();
     }
 }

@@ -16,7 +16,7 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{CLASSES, PARCELS, TABLE};
+use crate::classes::{PAGE, PARCELS, SHARING, TABLE};
 use crate::mailbox::{PARCEL, Parcel};
 use crate::shown::Shown;
 
@@ -35,17 +35,6 @@ pub(super) struct Outgoing {
 /// Objects go home when so many bytes of them are together.
 const OUTGOING_BYTES: usize = 64 << 10;
 
-/// The size of the objects of a slab, by the entry of its pages.
-///
-/// # Safety
-///
-/// It is that of a slab.
-#[inline(always)]
-unsafe fn size_of_entry(entry: Entry) -> usize {
-    // SAFETY: the caller promises an entry with a class.
-    unsafe { TABLE.get_unchecked((entry & KIND) as usize).size as usize }
-}
-
 impl Outgoing {
     /// Lays out an empty one.
     ///
@@ -61,15 +50,15 @@ impl Outgoing {
         }
     }
 
-    /// Whether one more object, of so many bytes, can be put here before they go home.
+    /// Whether one more object can be put here before they go home.
     ///
     /// # Safety
     ///
     /// It is the caller's.
     #[inline(always)]
-    unsafe fn has_room(&self, size: usize) -> bool {
+    unsafe fn has_room(&self) -> bool {
         // SAFETY: the caller promises its own.
-        unsafe { self.count.get() + 1 < PARCEL && self.bytes.get() + size <= OUTGOING_BYTES }
+        unsafe { self.count.get() + 1 < PARCEL && self.bytes.get() <= OUTGOING_BYTES }
     }
 
     /// Whether an object is the one that was put here just before.
@@ -98,7 +87,8 @@ impl Outgoing {
             // Whoever interrupts this thread finds the object first.
             compiler_fence(Release);
             self.count.set(count);
-            self.bytes.set(self.bytes.get() + size_of_entry(entry));
+            let size = TABLE.get_unchecked((entry & KIND) as usize).size;
+            self.bytes.set(self.bytes.get() + size as usize);
         }
     }
 
@@ -134,11 +124,14 @@ impl Local {
             if let Some(class) = Self::own(local, entry) {
                 return Self::push(local, class, block);
             }
-            if (entry & KIND) as usize >= CLASSES || entry <= KIND {
+            if let Some(class) = Self::own_large(local, entry) {
+                return block.addr().get() & (PAGE - 1) == 0 && Self::push(local, class, block);
+            }
+            if (entry & KIND) as usize >= SHARING || entry <= KIND {
                 return false;
             }
             let outgoing = &(*local.as_ptr()).outgoing;
-            if !outgoing.has_room(size_of_entry(entry)) || outgoing.ends_with(block) {
+            if !outgoing.has_room() || outgoing.ends_with(block) {
                 return false;
             }
             outgoing.add(block, entry);
@@ -173,7 +166,7 @@ impl Local {
                 return Err(HeapError::DoubleFree(addr));
             }
             outgoing.add(object, entry);
-            if !outgoing.has_room(0) {
+            if !outgoing.has_room() {
                 Self::send(local, runs);
                 // Who frees and never allocates gets at least its parcels back.
                 Self::receive(local, runs);
