@@ -878,8 +878,8 @@ impl Local {
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
                 let held = Self::bin(local, class).held(class);
                 let unneeded = !mem::take(&mut (*local.as_ptr()).filled[class]);
-                // The heap may have become smaller.
-                let too_much = (*local.as_ptr()).beyond > Self::share(local)
+                // The heap may have become much smaller.
+                let too_much = (*local.as_ptr()).beyond > 2 * Self::share(local)
                     && Self::room(local, class) > Self::kept_anyhow(local, class);
                 if unneeded || too_much {
                     if held > 0 {

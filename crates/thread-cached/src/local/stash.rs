@@ -14,8 +14,8 @@ use crate::chunk::Desc;
 /// So many pages a part may keep in any case, and at most.
 const LEAST_ROOM: usize = 16;
 const MOST_ROOM: usize = 512;
-/// A part that may keep more than so many pages is that of a large heap: of 8 MiB, if it is the only one.
-const AMPLE_ROOM: usize = MOST_ROOM / 4;
+/// A part that may keep more than so many pages is that of a large heap: of 4 MiB, if it is the only one.
+const AMPLE_ROOM: usize = MOST_ROOM / 8;
 /// One of so many pages in use may be kept, by all threads together.
 const SHARE: usize = 8;
 /// The most pages of a run that is kept; as long as slabs are, at least.
