@@ -41,12 +41,13 @@
 //! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
 //! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. Where that
-//! eighth is more than half a MiB, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too, together
-//! at most twice as many bytes as that is more. So *t* threads
-//! keep back less than *t* × 1 MiB, and three eighths of what served or *t* × 11 MiB, whichever is less; and of a class
-//! that a thread does not need, half goes back each time that it is looked at: one class in each 512 allocations, and one or
-//! more whenever the heap grows. Freed pages that are still present, those of mappings
-//! that large blocks left for the next included, are at most 64 MiB and a quarter of those in use; of what is not needed,
+//! eighth is more than half a MiB, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
+//! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1 MiB, and three eighths
+//! of what served or *t* × 11 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
+//! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows.
+//!
+//! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
+//! and a quarter of those in use; of what is not needed,
 //! half is discarded every tenth of a second in which anything is done, as whole huge pages, and all after four tenths. A
 //! heap of more than 1 MiB that a single thread fills may hold 56 KiB that nothing has used yet. An object of 1 to 32 KiB
 //! that is shrunk to no less than half keeps its size.
@@ -86,16 +87,16 @@
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
 //! | all as it is | | | 0.53 | 1.12 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.54 | 1.13 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.54 | 1.12 |
 //! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.13 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.54 | 1.13 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.53 | 1.13 |
 //! | huge pages | from 4 MiB on at a steady pace, 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.49 | 1.27 |
-//! | | | never, and small ones one by one | 0.59 | 1.08 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.55 | 1.12 |
-//! | | | one object | 1.05 | 1.11 |
-//! | backend | mappings | the program break, which has no huge pages | 0.56 | 1.11 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.53 | 1.12 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.29 | 1.09 |
+//! | | | never, and small ones one by one | 0.58 | 1.08 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.57 | 1.11 |
+//! | | | one object | 1.12 | 1.11 |
+//! | backend | mappings | the program break, which has no huge pages | 0.55 | 1.10 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.54 | 1.12 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.33 | 1.08 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
 //! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take a twentieth
