@@ -422,6 +422,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             return Err(HeapError::OutOfMemory);
         }
         let class = class_for(new_size, align);
+        let whole = new_size > MAX_SMALL || class.is_none();
         let usable = match what {
             Block::Small { class: current } => {
                 if class == Some(current) || may_stay(current, new_size) {
@@ -430,14 +431,13 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 TABLE[current].size as usize
             }
             Block::Large { run } => {
-                let whole = new_size > MAX_SMALL || class.is_none();
                 if whole && shared.resize_run(run, new_size) {
                     return Ok(block);
                 }
                 run.pages * PAGE
             }
             Block::Mapped { mapping, bytes } => {
-                if (new_size > MAX_SMALL || class.is_none())
+                if whole
                     // SAFETY: the caller promises a block in use, and this is its mapping.
                     && let Some(block) = unsafe { shared.remap(mapping, new_size) }
                 {

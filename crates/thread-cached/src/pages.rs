@@ -347,7 +347,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(crate) unsafe fn give(&mut self, run: Run) {
         // SAFETY: the caller promises the run.
         unsafe {
-            // A pointer into it is refused from now on. Of a slab all pages may say what it is, of others only the first does.
+            // A pointer into it is refused from now on. Of a slab all pages may say what it is, of others only the first
+            // does.
             let first = Chunk::entry(run.chunk.cast(), run.page).load(Relaxed);
             let told = if matches!(first, LARGE | ASIDE) { 1 } else { run.pages };
             Chunk::mark(run.chunk, run.page, told, DIRTY);

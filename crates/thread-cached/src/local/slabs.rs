@@ -89,7 +89,8 @@ impl Local {
     pub(crate) unsafe fn keep(local: NonNull<Self>, run: Run) {
         // SAFETY: the caller promises all this.
         unsafe {
-            // A pointer into it is refused from now on. Of a slab all pages may say what it is, of others only the first does.
+            // A pointer into it is refused from now on. Of a slab all pages may say what it is, of others only the first
+            // does.
             let first = Chunk::entry(run.chunk.cast(), run.page);
             if slab_class(first.load(Relaxed)).is_some() {
                 Chunk::mark(run.chunk, run.page, run.pages, INSIDE);
