@@ -91,8 +91,8 @@ struct Slabs {
 /// Of what the bins of all classes may hold beyond what is kept anyhow, that of one may hold one of so many parts.
 const SHARES: usize = 16;
 
-/// At most so many bins are looked at for one that has something to give back.
-const LOOKED_AT: usize = CLASSES / 3;
+/// At most so many bins are passed on the way to one that has something to give back.
+const PASSED: usize = CLASSES / 3;
 
 /// Where a run of pages for a slab comes from, and goes back to.
 pub(crate) trait Runs {
@@ -156,6 +156,8 @@ pub(crate) struct Local {
     classes: [Slabs; ALL],
     /// Whether the bin of each was filled since it was last looked at.
     filled: [bool; ALL],
+    /// A bit for each class whose bin was ever filled: the other bins are empty.
+    used: u128,
     stash: Stash,
     /// Bytes that bins have room for beyond what is kept anyhow.
     beyond: usize,
@@ -228,6 +230,7 @@ impl Local {
             Self::stay_near(at);
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).filled).write([false; ALL]);
+            (&raw mut (*local).used).write(0);
             (&raw mut (*local).stash).write(Stash::EMPTY);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
@@ -781,6 +784,7 @@ impl Local {
             (*desc).free -= count;
             bin.top.set(top);
             (*local.as_ptr()).filled[class] = true;
+            (*local.as_ptr()).used |= 1 << class;
             Some(())
         }
     }
@@ -870,11 +874,10 @@ impl Local {
     ///
     /// The part is this thread's, and none of its bins is being flushed.
     pub(crate) unsafe fn shrink_a_bin<R: Runs>(local: NonNull<Self>, runs: &mut R) {
-        for _ in 0..LOOKED_AT {
-            // SAFETY: the caller promises its own part.
-            unsafe {
-                let class = usize::from((*local.as_ptr()).next_bin);
-                (*local.as_ptr()).next_bin = ((class + 1) % CLASSES) as u8;
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let mut left = PASSED;
+            while let Some(class) = Self::next_bin(local, &mut left) {
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
                 let held = Self::bin(local, class).held(class);
                 let unneeded = !mem::take(&mut (*local.as_ptr()).filled[class]);
@@ -899,6 +902,26 @@ impl Local {
                     return;
                 }
             }
+        }
+    }
+
+    /// The next class whose bin is looked at, by turns, unless that is farther than so many.
+    unsafe fn next_bin(local: NonNull<Self>, left: &mut usize) -> Option<usize> {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let part = local.as_ptr();
+            let from = usize::from((*part).next_bin);
+            let used = (*part).used & ((1 << CLASSES) - 1);
+            let passed = match used >> from {
+                0 => CLASSES - from + used.trailing_zeros() as usize,
+                ahead => ahead.trailing_zeros() as usize,
+            };
+            let found = passed < *left;
+            let passed = passed.min(*left);
+            let class = (from + passed) % CLASSES;
+            *left -= passed + usize::from(found);
+            (*part).next_bin = ((class + usize::from(found)) % CLASSES) as u8;
+            found.then_some(class)
         }
     }
 
