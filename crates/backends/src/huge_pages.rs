@@ -89,6 +89,11 @@ unsafe impl<B: HeapBackend> HeapBackend for HugePages<B> {
         unsafe { self.inner.offer_huge_pages(region) };
     }
 
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.inner.withdraw_huge_pages(region) };
+    }
+
     fn is_readable(&self, addr: usize) -> bool {
         self.inner.is_readable(addr)
     }

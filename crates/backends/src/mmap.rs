@@ -277,6 +277,12 @@ unsafe impl HeapBackend for Mmap {
     }
 
     #[cold]
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises a part of a region, which is private anonymous memory.
+        unsafe { sys::withdraw_huge_pages(region.addr(), region.end()) };
+    }
+
+    #[cold]
     fn is_readable(&self, addr: usize) -> bool {
         sys::is_readable(addr)
     }

@@ -80,15 +80,8 @@ pub(crate) fn is_readable(addr: usize) -> bool {
 ///
 /// They are pages of private anonymous memory of the caller's, who does not need their contents.
 pub(crate) unsafe fn discard(start: usize, end: usize) -> bool {
-    let page = page_size();
-    let Some(start) = crate::round_up(start, page) else { return false };
-    let end = crate::round_down(end, page);
-    if start >= end {
-        return false;
-    }
-    let pages = core::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: the caller promises whole pages that may lose their contents.
-    keeping_errno(|| unsafe { libc::madvise(pages, end - start, libc::MADV_DONTNEED) == 0 })
+    // SAFETY: the caller promises pages that may lose their contents.
+    unsafe { advise(start, end, libc::MADV_DONTNEED) }
 }
 
 /// Makes whole pages present in one system call. Kernels before Linux 5.14 refuse, and nothing has
@@ -98,14 +91,8 @@ pub(crate) unsafe fn discard(start: usize, end: usize) -> bool {
 ///
 /// They are pages of private anonymous memory of the caller's.
 pub(crate) unsafe fn populate(start: usize, end: usize) {
-    let page = page_size();
-    let Some(start) = crate::round_up(start, page) else { return };
-    let end = crate::round_down(end, page);
-    if start < end {
-        let pages = core::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: the caller promises whole pages of its own, whose contents stay.
-        keeping_errno(|| unsafe { libc::madvise(pages, end - start, libc::MADV_POPULATE_WRITE) });
-    }
+    // SAFETY: the caller promises pages of its own, whose contents stay.
+    unsafe { advise(start, end, libc::MADV_POPULATE_WRITE) };
 }
 
 /// Lets the kernel back pages by huge ones. A wish, which it may refuse.
@@ -114,14 +101,35 @@ pub(crate) unsafe fn populate(start: usize, end: usize) {
 ///
 /// They are pages of the caller's.
 pub(crate) unsafe fn offer_huge_pages(start: usize, end: usize) {
+    // SAFETY: the caller promises pages of its own; advice changes no contents.
+    unsafe { advise(start, end, libc::MADV_HUGEPAGE) };
+}
+
+/// Has the kernel make no more huge pages there.
+///
+/// # Safety
+///
+/// They are pages of the caller's.
+pub(crate) unsafe fn withdraw_huge_pages(start: usize, end: usize) {
+    // SAFETY: the caller promises pages of its own; advice changes no contents.
+    unsafe { advise(start, end, libc::MADV_NOHUGEPAGE) };
+}
+
+/// Advises the kernel on the pages that lie wholly between two addresses, and says whether it took that.
+///
+/// # Safety
+///
+/// They are pages of the caller's, to whom the advice does no harm.
+unsafe fn advise(start: usize, end: usize, advice: libc::c_int) -> bool {
     let page = page_size();
-    let Some(start) = crate::round_up(start, page) else { return };
+    let Some(start) = crate::round_up(start, page) else { return false };
     let end = crate::round_down(end, page);
-    if start < end {
-        let pages = core::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: the caller promises pages of its own; advice changes no contents.
-        keeping_errno(|| unsafe { libc::madvise(pages, end - start, libc::MADV_HUGEPAGE) });
+    if start >= end {
+        return false;
     }
+    let pages = core::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the caller promises whole pages that may be advised so.
+    keeping_errno(|| unsafe { libc::madvise(pages, end - start, advice) == 0 })
 }
 
 /// Bits from the kernel that an attacker cannot guess.

@@ -135,6 +135,17 @@ pub unsafe trait HeapBackend {
         let _ = region;
     }
 
+    /// Takes back that offer. What is a huge page stays one, but no other pages become one: where the offer stands the
+    /// kernel may make one of a few small pages, by and by, and what was discarded between them is present again. A wish:
+    /// it changes no contents, and may do nothing.
+    ///
+    /// # Safety
+    ///
+    /// `region` is a part of a region of this backend.
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        let _ = region;
+    }
+
     /// Whether the byte at `addr` may be read. Called only for addresses that a program handed in
     /// and that lie in no region, so it may be slow (one system call).
     fn is_readable(&self, addr: usize) -> bool {

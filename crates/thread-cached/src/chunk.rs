@@ -203,6 +203,8 @@ pub(crate) struct Chunk {
     pub(crate) used: u32,
     /// Which parts of it that a huge page could serve may have one: a bit for each.
     pub(crate) huge: u32,
+    /// Which of these may have none for now: part of each was discarded.
+    pub(crate) withdrawn: u32,
 }
 
 /// Where the entries begin.
@@ -231,7 +233,9 @@ impl Chunk {
             }
             let first = head.div_ceil(PAGE) as u32;
             let descs = region.start.add(Self::descs(pages)).cast();
-            chunk.write(Self { next, region, descs, pages: pages as u32, first, used: 0, huge: 0 });
+            let pages = pages as u32;
+            let (used, huge, withdrawn) = (0, 0, 0);
+            chunk.write(Self { next, region, descs, pages, first, used, huge, withdrawn });
         }
         chunk
     }

@@ -60,7 +60,8 @@
 //! 32 MiB at a time, by what the last ones serve. So does a block from 4 MiB to 1 GiB (32 MiB, if it is to be zero), if
 //! the last such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a
 //! huge page that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is
-//! touched.
+//! touched. Where a part of one is discarded it asks for none any more until all of it was, or is in use again, or the
+//! kernel would make all of it present again by and by (`khugepaged`).
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a

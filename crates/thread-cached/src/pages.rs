@@ -360,14 +360,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.decay();
     }
 
-    /// Puts a free run into the index of its kind, merged with its neighbours there.
+    /// Puts a free run into the index of its kind, merged with its neighbours there. The pages of what it is then.
     unsafe fn put(
         &mut self,
         kind: Entry,
         chunk: NonNull<Chunk>,
         mut page: usize,
         mut pages: usize,
-    ) {
+    ) -> Range<usize> {
         self.index(kind).pages += pages;
         // SAFETY: an entry of a kind of free runs, next to a run, is at the end of another run of that kind.
         unsafe {
@@ -388,6 +388,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
             self.insert(kind, chunk, page, pages);
         }
+        page..page + pages
     }
 
     /// Makes a run in use longer where it stands, if what follows is free; its entries are set.
@@ -513,7 +514,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if pages.end < end {
                 self.insert(DIRTY, chunk, pages.end, end - pages.end);
             }
-            self.put(CLEAN, chunk, part.page, part.pages);
+            let clean = self.put(CLEAN, chunk, part.page, part.pages);
+            self.note_discarded(chunk, &pages, &clean);
         }
     }
 
@@ -856,6 +858,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let whole = end == at.as_ref().pages as usize;
                 ensure(whole, "the runs of a chunk fill it", addr)?;
                 ensure(used_here == at.as_ref().used as usize, "a chunk counts its pages", addr)?;
+                let Chunk { huge, withdrawn, .. } = *at.as_ptr();
+                ensure(withdrawn & !huge == 0, "what is withdrawn was offered", addr)?;
                 used += used_here;
                 chunk = at.as_ref().next;
             }

@@ -1,7 +1,9 @@
 //! Blocks with mappings of their own: they grow without being copied, and what they leave serves the next.
 
 use std::alloc::Layout;
+use std::collections::BTreeSet;
 use std::ptr::NonNull;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use heapwright_backends::{Limited, Mmap};
@@ -202,6 +204,100 @@ fn a_heap_of_a_few_mib_gets_huge_pages_while_it_keeps_its_pace() {
     let (steady, slow) = (offered(0), offered(9));
     assert!((10..12).contains(&steady), "{steady} of 12 MiB: all from 4 MiB on");
     assert!(slow <= 4, "of 12 MiB, {steady} at a steady pace and {slow} of what went slowly");
+}
+
+/// Small pages, by their addresses.
+#[derive(Default)]
+struct Known {
+    /// Those that may be part of a huge page.
+    offered: BTreeSet<usize>,
+    discarded: BTreeSet<usize>,
+}
+
+/// Mappings that note what is known of their pages.
+struct Knowing(Mmap, &'static Mutex<Known>);
+
+fn small_pages(region: Region) -> impl Iterator<Item = usize> {
+    (region.addr()..region.end()).step_by(4096)
+}
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Knowing {
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.0.grow(size, align)
+    }
+
+    unsafe fn shrink(&mut self, region: Region) -> usize {
+        let mut known = self.1.lock().unwrap();
+        for page in small_pages(region) {
+            known.offered.remove(&page);
+            known.discarded.remove(&page);
+        }
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.shrink(region) }
+    }
+
+    unsafe fn discard(&mut self, region: Region) -> bool {
+        self.1.lock().unwrap().discarded.extend(small_pages(region));
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.discard(region) }
+    }
+
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        self.1.lock().unwrap().offered.extend(small_pages(region));
+    }
+
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        let mut known = self.1.lock().unwrap();
+        small_pages(region).for_each(|page| assert!(known.offered.remove(&page)));
+    }
+
+    fn is_present(&self, _: usize) -> bool {
+        true
+    }
+}
+
+/// The kernel makes huge pages of those of which a part is present, where they are offered.
+#[test]
+fn what_was_discarded_beside_what_is_in_use_is_never_made_present_again() {
+    const SMALL: usize = 2 * MIB / 4096;
+    let known: &'static Mutex<Known> = Box::leak(Box::default());
+    let heap = ThreadCached::<Knowing>::over(Knowing(Mmap::new(), known));
+    let free = |block| {
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block) }.unwrap();
+    };
+    let mut rng = Rng::new(7);
+    for seldom in [1000, 10_000, 50_000] {
+        let objects: Vec<_> =
+            (0..100 * MIB / 200).map(|_| heap.allocate(layout(200)).unwrap()).collect();
+        known.lock().unwrap().discarded.clear();
+        let offered = known.lock().unwrap().offered.len();
+        assert!(offered > 80 * MIB / 4096, "{offered} pages are offered");
+        let (kept, freed): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|_| rng.below(seldom) == 0);
+        freed.into_iter().for_each(free);
+        heap.trim();
+        heap.check().unwrap();
+        {
+            let known = known.lock().unwrap();
+            let discarded = known.discarded.len();
+            assert!(discarded > offered / 2, "{discarded} pages went");
+            let partly = known.offered.iter().filter(|&page| {
+                let huge = page / (2 * MIB) * 2 * MIB;
+                let gone = known.discarded.range(huge..huge + 2 * MIB).count();
+                gone > 0 && gone < SMALL
+            });
+            assert_eq!(partly.count(), 0, "pages that may be huge with some that went");
+            let left = known.offered.len();
+            assert!(left < offered, "{left} of {offered} pages are offered still");
+        }
+        kept.into_iter().for_each(free);
+    }
 }
 
 #[test]

@@ -11,10 +11,12 @@
 //!   the heap, the more a huge page is to it, and the less it may have slowed down;
 //! * below, some small pages at a time, as long as there is one thread.
 //!
-//! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense).
+//! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor do huge pages come back where
+//! part of one was discarded: see [`note_discarded`](Pages::note_discarded).
 
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
 use heapwright_core::{FreeBlock, HeapBackend, Policy, Region};
 
@@ -112,6 +114,11 @@ impl Growth {
     }
 }
 
+/// What of a chunk huge pages could serve that some pages are part of.
+fn huge_pages_of(pages: &Range<usize>) -> Range<usize> {
+    pages.start / HUGE_PAGES..pages.end.div_ceil(HUGE_PAGES)
+}
+
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up
     /// from below. That stays until the heap goes, as what its threads share lies in it.
@@ -152,10 +159,70 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
+    /// Pages were discarded, which are part of so long a clean run now. Where some of a huge page is in use, the kernel
+    /// would collect another one around that by and by (`khugepaged`), and all that was discarded there be present again:
+    /// so it may not, until all is discarded, or nothing of it is clean.
+    pub(super) unsafe fn note_discarded(
+        &mut self,
+        chunk: NonNull<Chunk>,
+        pages: &Range<usize>,
+        clean: &Range<usize>,
+    ) {
+        for huge in huge_pages_of(pages) {
+            let all = huge * HUGE_PAGES..(huge + 1) * HUGE_PAGES;
+            let in_part = clean.start > all.start || clean.end < all.end;
+            // SAFETY: the caller promises pages of a chunk, of which this is a part.
+            unsafe { self.set_withdrawn(chunk, huge, in_part) };
+        }
+    }
+
+    /// Part of a clean run was taken: what nothing is clean of may be a huge page again. As far as entries tell, which may
+    /// be old ones in the midst of long runs: then it may when all was discarded.
+    #[cold]
+    unsafe fn note_refilled(&mut self, run: &Run) {
+        for huge in huge_pages_of(&(run.page..run.page + run.pages)) {
+            // SAFETY: the caller promises a run of a chunk, of which this is a part.
+            unsafe {
+                let mut pages = huge * HUGE_PAGES..(huge + 1) * HUGE_PAGES;
+                let entry = |page| Chunk::entry(run.chunk.cast(), page).load(Relaxed);
+                let withdrawn = run.chunk.as_ref().withdrawn & (1 << huge) != 0;
+                if withdrawn && !pages.any(|page| entry(page) == CLEAN) {
+                    self.set_withdrawn(run.chunk, huge, false);
+                }
+            }
+        }
+    }
+
+    /// Withdraws the offer of a huge page, or makes it again, if it was made before.
+    unsafe fn set_withdrawn(&mut self, chunk: NonNull<Chunk>, huge: usize, withdrawn: bool) {
+        let bit = 1 << huge;
+        // SAFETY: the caller promises a part of a chunk.
+        unsafe {
+            let at = chunk.as_ptr();
+            if (*at).huge & bit == 0 || withdrawn == ((*at).withdrawn & bit != 0) {
+                return;
+            }
+            (*at).withdrawn ^= bit;
+            let start = Chunk::page(chunk, huge * HUGE_PAGES);
+            let region = Region { start, size: HUGE, zeroed: false };
+            if withdrawn {
+                self.source.withdraw_huge_pages(region);
+            } else {
+                self.source.offer_huge_pages(region);
+            }
+        }
+    }
+
     /// Part of a clean run was taken: looks at the growth, if it reaches beyond where that is due.
     #[inline]
     pub(super) unsafe fn note_growth(&mut self, run: &Run) {
         let due = self.growth.next_look;
+        // SAFETY: the caller promises the run.
+        unsafe {
+            if run.chunk.as_ref().withdrawn != 0 {
+                self.note_refilled(run);
+            }
+        }
         if run.region().end() > due && run.chunk.addr().get() < due {
             // SAFETY: the caller promises the run.
             unsafe { self.look_at_growth(run) };
@@ -245,6 +312,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                             let part = Run { page, pages, ..run }.region();
                             if self.source.is_present(part.end() - 1) && self.source.discard(part) {
                                 given += part.size;
+                                self.note_discarded(at, &(page..page + pages), &(first..end));
                             }
                         }
                     }
