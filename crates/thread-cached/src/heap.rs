@@ -224,9 +224,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
+    /// As [`allocate_otherwise`](Self::allocate_otherwise). The size comes first, as it does to `malloc`: it stays in its
+    /// register.
     #[inline(never)]
-    fn allocate_bytes_otherwise(&self, size: usize) -> Option<NonNull<u8>> {
-        self.allocate_otherwise(Layout::from_size_align(size, GRANULE).ok()?)
+    fn allocate_bytes_otherwise(size: usize, heap: &Self) -> Option<NonNull<u8>> {
+        heap.allocate_otherwise(Layout::from_size_align(size, GRANULE).ok()?)
     }
 
     #[cold]
@@ -306,10 +308,10 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     }
 
     /// Frees what does not go into a bin at once, and reports a misuse. Called last, so that the path to the bin keeps
-    /// nothing for later.
+    /// nothing for later, and with the block first, as it comes to `free`.
     #[inline(never)]
-    fn free_elsewhere(&self, block: NonNull<u8>) {
-        if let Err(error) = self.deallocate_elsewhere(block) {
+    fn free_elsewhere(block: NonNull<u8>, heap: &Self) {
+        if let Err(error) = heap.deallocate_elsewhere(block) {
             misuse::report(error);
         }
     }
@@ -1126,7 +1128,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     fn allocate_bytes(&self, size: usize) -> Option<NonNull<u8>> {
         match self.at_hand(size, GRANULE) {
             Some(object) => Some(object),
-            None => self.allocate_bytes_otherwise(size),
+            None => Self::allocate_bytes_otherwise(size, self),
         }
     }
 
@@ -1166,7 +1168,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     unsafe fn free(&self, block: NonNull<u8>) {
         // SAFETY: the caller promises the same.
         if !unsafe { self.freed_at_once(block, None) } {
-            self.free_elsewhere(block);
+            Self::free_elsewhere(block, self);
         }
     }
 
@@ -1174,7 +1176,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     unsafe fn free_sized(&self, block: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller promises the same.
         if !unsafe { self.freed_at_once(block, Some(layout)) } {
-            self.free_elsewhere(block);
+            Self::free_elsewhere(block, self);
         }
     }
 
