@@ -20,8 +20,9 @@ use super::Pages;
 use crate::chunk::{HUGE, Table};
 use crate::classes::PAGE;
 
-/// From how many bytes on a block has a mapping of its own, where the backend has such.
-pub(crate) const LEAST_MAPPED: usize = 4 << 20;
+/// From how many bytes on a block has a mapping of its own, where the backend has such: those that a huge page serves
+/// without much waste, for a mapping begins where one may, and knows whether those before it were filled.
+pub(crate) const LEAST_MAPPED: usize = HUGE / 8 * 7;
 
 /// What lies in front of a block that has a mapping of its own.
 pub(crate) struct Mapping {
