@@ -64,6 +64,24 @@ impl<A: Owns, B> Fallback<A, B> {
         let start = unsafe { region.start.add(region.size - size) };
         (Region { start, size, zeroed: false }, stretch.own)
     }
+
+    /// Does something about each part of a region, with the source that it is from.
+    fn each_part(
+        &mut self,
+        mut region: Region,
+        first: impl Fn(&mut A, Region),
+        second: impl Fn(&mut B, Region),
+    ) {
+        while region.size > 0 {
+            let (part, own) = self.last_part(region);
+            if own {
+                first(&mut self.first, part)
+            } else {
+                second(&mut self.second, part)
+            }
+            region.size -= part.size;
+        }
+    }
 }
 
 // SAFETY: regions are those of the two sources, and each is given back to the source that it is from.
@@ -140,13 +158,31 @@ unsafe impl<A: HeapBackend + Owns, B: HeapBackend> HeapBackend for Fallback<A, B
         zero
     }
 
-    unsafe fn populate(&mut self, mut region: Region) {
-        while region.size > 0 {
-            let (part, own) = self.last_part(region);
-            // SAFETY: the caller promises a part of a region.
-            unsafe { if own { self.first.populate(part) } else { self.second.populate(part) } };
-            region.size -= part.size;
-        }
+    unsafe fn populate(&mut self, region: Region) {
+        // SAFETY: the caller promises a part of a region.
+        self.each_part(
+            region,
+            |first, part| unsafe { first.populate(part) },
+            |second, part| unsafe { second.populate(part) },
+        );
+    }
+
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises a part of a region.
+        self.each_part(
+            region,
+            |first, part| unsafe { first.offer_huge_pages(part) },
+            |second, part| unsafe { second.offer_huge_pages(part) },
+        );
+    }
+
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises a part of a region.
+        self.each_part(
+            region,
+            |first, part| unsafe { first.withdraw_huge_pages(part) },
+            |second, part| unsafe { second.withdraw_huge_pages(part) },
+        );
     }
 
     #[cold]

@@ -12,8 +12,9 @@ const LEAST: usize = 4 << 20;
 ///
 /// One page fault then makes 2 MiB present instead of 4 KiB, and the processor needs fewer entries for
 /// the same memory: large heaps fill several times faster. In exchange a program that touches a large
-/// block here and there holds more of it. It is a wish: where the kernel is set to `never`, nothing
-/// changes.
+/// block here and there holds more of it, and what is discarded of a huge page may become present again, as
+/// the kernel collects small pages that are near each other (`khugepaged`). It is a wish: where the kernel is
+/// set to `never`, nothing changes.
 #[derive(Debug, Default)]
 pub struct HugePages<B> {
     inner: B,
@@ -90,8 +91,8 @@ unsafe impl<B: HeapBackend> HeapBackend for HugePages<B> {
     }
 
     unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.withdraw_huge_pages(region) };
+        // SAFETY: the caller promises pages of a region; what was offered here is withdrawn here.
+        unsafe { sys::withdraw_huge_pages(region.addr(), region.end()) };
     }
 
     fn is_readable(&self, addr: usize) -> bool {

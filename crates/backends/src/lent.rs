@@ -60,6 +60,16 @@ unsafe impl<B: HeapBackend> HeapBackend for Lent<'_, B> {
         unsafe { self.0.populate(region) };
     }
 
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.offer_huge_pages(region) };
+    }
+
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.withdraw_huge_pages(region) };
+    }
+
     fn is_readable(&self, addr: usize) -> bool {
         self.0.is_readable(addr)
     }

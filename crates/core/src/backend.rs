@@ -135,9 +135,9 @@ pub unsafe trait HeapBackend {
         let _ = region;
     }
 
-    /// Takes back that offer. What is a huge page stays one, but no other pages become one: where the offer stands the
-    /// kernel may make one of a few small pages, by and by, and what was discarded between them is present again. A wish:
-    /// it changes no contents, and may do nothing.
+    /// The contrary: what is a huge page stays one, but no other pages become one. Else the kernel may make one of a few
+    /// small pages, by and by, and what was discarded between them is present again. A wish: it changes no contents, and
+    /// may do nothing.
     ///
     /// # Safety
     ///

@@ -347,6 +347,24 @@ unsafe impl HeapBackend for Rig<'_> {
         }
     }
 
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        if let Some((source, mut book)) = self.parts()
+            && book.verify("offer_huge_pages", &region, false, false)
+        {
+            // SAFETY: the caller promises the same.
+            unsafe { source.offer_huge_pages(region) };
+        }
+    }
+
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        if let Some((source, mut book)) = self.parts()
+            && book.verify("withdraw_huge_pages", &region, false, false)
+        {
+            // SAFETY: the caller promises the same.
+            unsafe { source.withdraw_huge_pages(region) };
+        }
+    }
+
     fn is_readable(&self, addr: usize) -> bool {
         self.source.as_ref().is_some_and(|source| source.is_readable(addr))
     }

@@ -15,6 +15,7 @@
 //! * runs follow each other without a gap; the header of each head's descriptor has its size; behind the last one
 //!   stands a header of zero.
 
+use core::array;
 use core::ptr::{self, NonNull};
 use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
@@ -66,6 +67,12 @@ const USED: usize = 1;
 
 /// Bytes of what the kernel makes a huge page.
 pub(crate) const HUGE: usize = 2 << 20;
+/// Pages of it.
+pub(crate) const HUGE_PAGES: usize = HUGE / PAGE;
+/// How many there are in the longest chunk.
+const HUGE_PARTS: usize = (1 << CHUNK_SHIFT) / HUGE;
+/// The binary logarithm of the length of a chunk, where the backend has that much.
+pub(crate) const CHUNK_SHIFT: u32 = 25;
 
 /// Bits that the descriptor of a slab has room for.
 pub(crate) const WORDS: usize = 8;
@@ -205,10 +212,13 @@ pub(crate) struct Chunk {
     pub(crate) huge: u32,
     /// Which of these may have none for now: part of each was discarded.
     pub(crate) withdrawn: u32,
+    /// How many pages of each such part are those of clean runs.
+    pub(crate) clean: [u16; HUGE_PARTS],
 }
 
 /// Where the entries begin.
 const ENTRIES: usize = 128;
+const _: () = assert!(size_of::<Chunk>() <= ENTRIES);
 
 impl Chunk {
     /// Where the descriptors begin, in a chunk of so many pages.
@@ -235,7 +245,9 @@ impl Chunk {
             let descs = region.start.add(Self::descs(pages)).cast();
             let pages = pages as u32;
             let (used, huge, withdrawn) = (0, 0, 0);
-            chunk.write(Self { next, region, descs, pages, first, used, huge, withdrawn });
+            let end = |part: usize| ((part * HUGE_PAGES) as u32).clamp(first, pages);
+            let clean = array::from_fn(|part| (end(part + 1) - end(part)) as u16);
+            chunk.write(Self { next, region, descs, pages, first, used, huge, withdrawn, clean });
         }
         chunk
     }
@@ -344,7 +356,7 @@ impl Chunk {
 /// Which units of the address space are the heap's.
 ///
 /// A unit's word is the address of the chunk that it is, which is its own; or the address of the head of a mapping,
-/// where a block with a mapping of its own begins in it; or zero. Such a block is a unit long at least, so none has two.
+/// where a block with a mapping of its own begins in it; or zero. Its mapping begins where a unit does, or it is a unit long at least, so none has two.
 #[repr(C)]
 pub(crate) struct Table {
     /// The binary logarithm of a unit.

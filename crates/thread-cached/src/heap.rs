@@ -661,7 +661,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         let pages = layout.size().div_ceil(PAGE).max(1);
         let align = layout.align().div_ceil(PAGE);
         let too_long = pages + align > central.pages.longest();
-        if layout.size() >= LEAST_MAPPED || too_long {
+        if too_long || central.pages.maps(layout) {
             let mapped = central.pages.map(layout, zeroed, too_long);
             if mapped.is_some() || too_long {
                 return mapped;

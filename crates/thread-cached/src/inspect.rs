@@ -165,6 +165,9 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                 if orphan || Some(local) == own {
                     let counted = Local::counts_room(local);
                     found = found.and(ensure(counted, "room for larger objects is counted", place));
+                    let known = Local::knows_its_classes(local);
+                    found =
+                        found.and(ensure(known, "a class with slabs had its bin filled", place));
                 }
             }
         });

@@ -25,7 +25,7 @@
 //! | slabs | runs of pages divided into objects, one bit each, kept beside the pages | `local::slabs`, `chunk` |
 //! | the page heap | free runs of pages of 8 KiB in two indexes of a [`Policy`] of this workspace | `pages` |
 //! | growth | whether pages become present one by one, some at a time, or as huge ones | `pages::growth` |
-//! | the backend | any [`HeapBackend`]; chunks of it, and mappings for blocks from 1.75 MiB on | `chunk`, `pages::mapped` |
+//! | the backend | any [`HeapBackend`]; chunks of it, and mappings for blocks from 1.8 MiB on | `chunk`, `pages::mapped` |
 //! | mailboxes | where threads leave what they freed for its owner | `mailbox` |
 //! | turns | who is at a thread's part: its owner, or who looks after it while that sleeps | `turn` |
 //!
@@ -57,11 +57,11 @@
 //! present far from where they begin. A heap of more than 4 MiB, about, asks for one at a time, by what the last 2 MiB serve,
 //! while it keeps its pace: while it took no more objects for each of these two than for each MiB before, or a quarter more
 //! (up to twice as many, the larger it is). At 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for
-//! 32 MiB at a time, by what the last ones serve. So does a block from 1.75 MiB to 1 GiB (32 MiB, if it is to be zero), if
+//! 32 MiB at a time, by what the last ones serve. So does a block from 1.8 MiB to 1 GiB (32 MiB, if it is to be zero), if
 //! the last such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a
 //! huge page that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is
-//! touched. Where a part of one is discarded it asks for none any more until all of it was, or is in use again, or the
-//! kernel would make all of it present again by and by (`khugepaged`).
+//! touched. Where a part of one is discarded, in a chunk, it asks for none any more until all of it was, or all is in use
+//! again: otherwise the kernel would make all of it present by and by (`khugepaged`).
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a

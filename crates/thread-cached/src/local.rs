@@ -14,6 +14,7 @@
 //!   class, which no slab counts as free; those of an orphan are empty, and parcels at hand are of slabs of ours;
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
+//! * a class whose bin was never filled has no slab;
 //! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap; and
 //!   while the owner has no turn (`turn`), a visitor touches what the fast paths do not: slabs, their lists, the stash.
 //!   Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
@@ -94,6 +95,17 @@ const SHARES: usize = 16;
 /// At most so many bins are passed on the way to one that has something to give back.
 const PASSED: usize = CLASSES / 3;
 
+const _: () = assert!(ALL <= u128::BITS as usize);
+
+/// How many classes are passed from one on, by turns, to one of a set; too many, if it has none.
+fn passed(set: u128, from: usize) -> usize {
+    let set = set & ((1 << CLASSES) - 1);
+    match set >> from {
+        0 => CLASSES - from + set.trailing_zeros() as usize,
+        ahead => ahead.trailing_zeros() as usize,
+    }
+}
+
 /// Where a run of pages for a slab comes from, and goes back to.
 pub(crate) trait Runs {
     /// Whether anything is kept at hand at all.
@@ -156,8 +168,8 @@ pub(crate) struct Local {
     classes: [Slabs; ALL],
     /// Whether the bin of each was filled since it was last looked at.
     filled: [bool; ALL],
-    /// A bit for each class whose bin was ever filled: the other bins are empty.
-    used: u128,
+    /// A bit for each class whose bin was ever filled.
+    ever_filled: u128,
     stash: Stash,
     /// Bytes that bins have room for beyond what is kept anyhow.
     beyond: usize,
@@ -230,7 +242,7 @@ impl Local {
             Self::stay_near(at);
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).filled).write([false; ALL]);
-            (&raw mut (*local).used).write(0);
+            (&raw mut (*local).ever_filled).write(0);
             (&raw mut (*local).stash).write(Stash::EMPTY);
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
@@ -627,6 +639,22 @@ impl Local {
         }
     }
 
+    /// Whether no class has slabs but those whose bins were filled.
+    ///
+    /// # Safety
+    ///
+    /// The part is the caller's.
+    pub(crate) unsafe fn knows_its_classes(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let part = local.as_ptr();
+            (0..ALL).all(|class| {
+                let Slabs { current, first, .. } = (*part).classes[class];
+                (*part).ever_filled & (1 << class) != 0 || current.is_null() && first.is_null()
+            })
+        }
+    }
+
     // ---- Filling a bin --------------------------------------------------------------------------
 
     /// A run is taken, which brings the time nearer when time is looked at.
@@ -784,7 +812,7 @@ impl Local {
             (*desc).free -= count;
             bin.top.set(top);
             (*local.as_ptr()).filled[class] = true;
-            (*local.as_ptr()).used |= 1 << class;
+            (*local.as_ptr()).ever_filled |= 1 << class;
             Some(())
         }
     }
@@ -911,11 +939,7 @@ impl Local {
         unsafe {
             let part = local.as_ptr();
             let from = usize::from((*part).next_bin);
-            let used = (*part).used & ((1 << CLASSES) - 1);
-            let passed = match used >> from {
-                0 => CLASSES - from + used.trailing_zeros() as usize,
-                ahead => ahead.trailing_zeros() as usize,
-            };
+            let passed = passed((*part).ever_filled, from);
             let found = passed < *left;
             let passed = passed.min(*left);
             let class = (from + passed) % CLASSES;
@@ -1000,6 +1024,22 @@ impl Local {
             let bin = Self::bin(local, class);
             let first = Self::slot(local, bin.bottom(class) + 1);
             (0..bin.held(class).into()).for_each(|at| visit((*first.add(at)).look()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_of_a_set_is_found_by_turns() {
+        for set in [0, 1, 1 << PARCELS, 1 << (CLASSES - 1) | 1 << 7, u128::MAX, 0x5010 << 20] {
+            for from in 0..CLASSES {
+                let plain = (0..CLASSES).find(|at| set & (1 << ((from + at) % CLASSES)) != 0);
+                let found = Some(passed(set, from)).filter(|&passed| passed < CLASSES);
+                assert_eq!(found, plain, "{set:#x} from {from}");
+            }
         }
     }
 }

@@ -11,7 +11,8 @@
 //! of what is in use.
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
-//! kind; `pages` of an index is the sum of its runs.
+//! kind; `pages` of an index is the sum of its runs; the pages that are clean are counted for each part of a chunk that a
+//! huge page could serve, and where huge pages were offered and are withdrawn, some are clean and some are not.
 
 mod growth;
 mod mapped;
@@ -29,12 +30,11 @@ use self::growth::Growth;
 use self::mapped::Spares;
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
 use crate::chunk::{
-    ASIDE, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, HUGE, INSIDE, LARGE, Table, block_of, desc_of,
+    ASIDE, CHUNK_SHIFT, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, HUGE_PAGES, INSIDE, LARGE, Table,
+    block_of, desc_of,
 };
 use crate::classes::PAGE;
 
-/// The binary logarithm of the length of a chunk, where the backend has that much.
-const CHUNK_SHIFT: u32 = 25;
 /// The least chunk: for small arenas.
 const LEAST_SHIFT: u32 = 16;
 /// Units of the address space that the first table covers.
@@ -46,8 +46,6 @@ const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 const EXCHANGES: usize = 64;
 /// One idle page may stay for so many in use: to discard what others need next costs more than all else about them.
 const STAY: usize = 4;
-/// Pages of what the kernel makes a huge page.
-const HUGE_PAGES: usize = HUGE / PAGE;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
 const CALM: u8 = 4;
 /// If all but one in so many became idle since pages decayed last, that time begins anew: a program has just shrunk.
@@ -286,6 +284,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
             if kind == CLEAN {
+                self.note_clean(chunk, run.page..run.page + pages, false);
                 self.note_growth(&run);
             }
             run
@@ -360,14 +359,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.decay();
     }
 
-    /// Puts a free run into the index of its kind, merged with its neighbours there. The pages of what it is then.
+    /// Puts a free run into the index of its kind, merged with its neighbours there.
     unsafe fn put(
         &mut self,
         kind: Entry,
         chunk: NonNull<Chunk>,
         mut page: usize,
         mut pages: usize,
-    ) -> Range<usize> {
+    ) {
         self.index(kind).pages += pages;
         // SAFETY: an entry of a kind of free runs, next to a run, is at the end of another run of that kind.
         unsafe {
@@ -388,7 +387,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
             self.insert(kind, chunk, page, pages);
         }
-        page..page + pages
     }
 
     /// Makes a run in use longer where it stands, if what follows is free; its entries are set.
@@ -514,8 +512,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if pages.end < end {
                 self.insert(DIRTY, chunk, pages.end, end - pages.end);
             }
-            let clean = self.put(CLEAN, chunk, part.page, part.pages);
-            self.note_discarded(chunk, &pages, &clean);
+            self.put(CLEAN, chunk, part.page, part.pages);
+            self.note_clean(chunk, pages, true);
         }
     }
 
@@ -528,6 +526,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let (chunk, page) = self.place(desc_of(block));
                 self.clean.pages -= pages;
                 self.put(DIRTY, chunk, page, pages);
+                self.note_clean(chunk, page..page + pages, false);
             }
         }
     }
@@ -858,8 +857,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let whole = end == at.as_ref().pages as usize;
                 ensure(whole, "the runs of a chunk fill it", addr)?;
                 ensure(used_here == at.as_ref().used as usize, "a chunk counts its pages", addr)?;
-                let Chunk { huge, withdrawn, .. } = *at.as_ptr();
-                ensure(withdrawn & !huge == 0, "what is withdrawn was offered", addr)?;
+                Self::check_huge(at)?;
                 used += used_here;
                 chunk = at.as_ref().next;
             }

@@ -248,7 +248,9 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
             println!("beside {mib} MiB: {} KiB, after a trim {}", before >> 10, after >> 10);
             assert!(after < (mib << 20) / 10, "{after} bytes beside {mib} MiB");
         }
-        for (mib, count, size) in [(5, 96, 64), (5, 150, 40), (8, 110, 64), (9, 3, 2000)] {
+        for (mib, count, size) in
+            [(5, 96, 64), (5, 150, 40), (8, 110, 64), (9, 3, 1700), (9, 3, 2000)]
+        {
             let little = of_beginnings_behind(mib << 20, count, kib(size));
             println!("beginnings of {count} of {size} KiB behind {mib} MiB: {} KiB", little >> 10);
             assert!(

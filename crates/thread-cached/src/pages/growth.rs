@@ -12,16 +12,15 @@
 //! * below, some small pages at a time, as long as there is one thread.
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor do huge pages come back where
-//! part of one was discarded: see [`note_discarded`](Pages::note_discarded).
+//! part of one was discarded: see [`note_clean`](Pages::note_clean).
 
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
 
-use heapwright_core::{FreeBlock, HeapBackend, Policy, Region};
+use heapwright_core::{Broken, FreeBlock, HeapBackend, Policy, Region, ensure};
 
-use super::{HUGE_PAGES, Pages, Run};
-use crate::chunk::{CLEAN, Chunk, DESC, Desc, HUGE, LARGE, desc_of, slab_class};
+use super::{Pages, Run};
+use crate::chunk::{CLEAN, Chunk, DESC, Desc, HUGE, HUGE_PAGES, LARGE, desc_of, slab_class};
 use crate::classes::{PAGE, TABLE};
 
 /// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are
@@ -114,11 +113,6 @@ impl Growth {
     }
 }
 
-/// What of a chunk huge pages could serve that some pages are part of.
-fn huge_pages_of(pages: &Range<usize>) -> Range<usize> {
-    pages.start / HUGE_PAGES..pages.end.div_ceil(HUGE_PAGES)
-}
-
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up
     /// from below. That stays until the heap goes, as what its threads share lies in it.
@@ -159,41 +153,32 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Pages were discarded, which are part of so long a clean run now. Where some of a huge page is in use, the kernel
-    /// would collect another one around that by and by (`khugepaged`), and all that was discarded there be present again:
-    /// so it may not, until all is discarded, or nothing of it is clean.
-    pub(super) unsafe fn note_discarded(
+    /// Pages became clean by being discarded, or are clean no more. Where some of a huge page is in use, the kernel would
+    /// collect another one around that by and by (`khugepaged`), and all that was discarded there be present again: so it
+    /// may not, until all of it is clean, or nothing.
+    pub(super) unsafe fn note_clean(
         &mut self,
         chunk: NonNull<Chunk>,
-        pages: &Range<usize>,
-        clean: &Range<usize>,
+        pages: Range<usize>,
+        discarded: bool,
     ) {
-        for huge in huge_pages_of(pages) {
+        for huge in pages.start / HUGE_PAGES..pages.end.div_ceil(HUGE_PAGES) {
             let all = huge * HUGE_PAGES..(huge + 1) * HUGE_PAGES;
-            let in_part = clean.start > all.start || clean.end < all.end;
-            // SAFETY: the caller promises pages of a chunk, of which this is a part.
-            unsafe { self.set_withdrawn(chunk, huge, in_part) };
-        }
-    }
-
-    /// Part of a clean run was taken: what nothing is clean of may be a huge page again. As far as entries tell, which may
-    /// be old ones in the midst of long runs: then it may when all was discarded.
-    #[cold]
-    unsafe fn note_refilled(&mut self, run: &Run) {
-        for huge in huge_pages_of(&(run.page..run.page + run.pages)) {
-            // SAFETY: the caller promises a run of a chunk, of which this is a part.
+            let here = (pages.end.min(all.end) - pages.start.max(all.start)) as u16;
+            // SAFETY: the caller promises pages of a chunk.
             unsafe {
-                let mut pages = huge * HUGE_PAGES..(huge + 1) * HUGE_PAGES;
-                let entry = |page| Chunk::entry(run.chunk.cast(), page).load(Relaxed);
-                let withdrawn = run.chunk.as_ref().withdrawn & (1 << huge) != 0;
-                if withdrawn && !pages.any(|page| entry(page) == CLEAN) {
-                    self.set_withdrawn(run.chunk, huge, false);
+                let clean = &mut (*chunk.as_ptr()).clean[huge];
+                *clean = if discarded { *clean + here } else { *clean - here };
+                let in_part = *clean > 0 && usize::from(*clean) < HUGE_PAGES;
+                if discarded || !in_part {
+                    self.set_withdrawn(chunk, huge, in_part);
                 }
             }
         }
     }
 
     /// Withdraws the offer of a huge page, or makes it again, if it was made before.
+    #[inline]
     unsafe fn set_withdrawn(&mut self, chunk: NonNull<Chunk>, huge: usize, withdrawn: bool) {
         let bit = 1 << huge;
         // SAFETY: the caller promises a part of a chunk.
@@ -217,12 +202,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     #[inline]
     pub(super) unsafe fn note_growth(&mut self, run: &Run) {
         let due = self.growth.next_look;
-        // SAFETY: the caller promises the run.
-        unsafe {
-            if run.chunk.as_ref().withdrawn != 0 {
-                self.note_refilled(run);
-            }
-        }
         if run.region().end() > due && run.chunk.addr().get() < due {
             // SAFETY: the caller promises the run.
             unsafe { self.look_at_growth(run) };
@@ -312,7 +291,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                             let part = Run { page, pages, ..run }.region();
                             if self.source.is_present(part.end() - 1) && self.source.discard(part) {
                                 given += part.size;
-                                self.note_discarded(at, &(page..page + pages), &(first..end));
+                                self.set_withdrawn(at, page / HUGE_PAGES, true);
                             }
                         }
                     }
@@ -375,6 +354,28 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             });
         }
         dense > 0 && sparse <= dense && filled_blocks >= taken / 2
+    }
+
+    /// Verifies what this module promises of a chunk.
+    pub(super) fn check_huge(chunk: NonNull<Chunk>) -> Result<(), Broken> {
+        let at = chunk.addr().get();
+        // SAFETY: the caller holds the lock, and has a chunk.
+        unsafe {
+            let Chunk { huge, withdrawn, clean: counted, .. } = *chunk.as_ptr();
+            let mut clean = counted.map(|_| 0);
+            Self::runs(chunk, &mut |run, entry| {
+                if entry == CLEAN {
+                    (run.page..run.page + run.pages).for_each(|page| clean[page / HUGE_PAGES] += 1);
+                }
+            });
+            ensure(clean == counted, "a chunk counts its clean pages", at)?;
+            ensure(withdrawn & !huge == 0, "what is withdrawn was offered", at)?;
+            let in_part = |&(at, &clean): &(usize, &u16)| {
+                withdrawn & (1 << at) == 0 || (1..HUGE_PAGES).contains(&clean.into())
+            };
+            let fine = clean.iter().enumerate().all(|part| in_part(&part));
+            ensure(fine, "where huge pages are withdrawn, some pages are clean and some not", at)
+        }
     }
 }
 

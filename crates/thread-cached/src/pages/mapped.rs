@@ -20,9 +20,14 @@ use super::Pages;
 use crate::chunk::{HUGE, Table};
 use crate::classes::PAGE;
 
-/// From how many bytes on a block has a mapping of its own, where the backend has such: those that a huge page serves
-/// without much waste, for a mapping begins where one may, and knows whether those before it were filled.
-pub(crate) const LEAST_MAPPED: usize = HUGE / 8 * 7;
+/// From how many bytes on a block may have a mapping of its own, where the backend has such: the least that gets a huge
+/// page, for the mapping begins where one does, and is as long if an eighth of the block is enough for that.
+pub(crate) const LEAST_MAPPED: usize = HUGE / 9 * 8;
+const _: () = assert!(HUGE - FRONT - LEAST_MAPPED <= LEAST_MAPPED / REST);
+/// One part in so many of a block may be lost to make its last pages a huge one, or in front of it.
+const REST: usize = 8;
+/// Where so many blocks as long could be mapped already, none gets a mapping: the kernel has some 65,000 for a process.
+const MANY: usize = 8192;
 
 /// What lies in front of a block that has a mapping of its own.
 pub(crate) struct Mapping {
@@ -65,12 +70,13 @@ impl Mapping {
 /// Mappings without a block, the one left last first.
 pub(super) struct Spares {
     pub(super) first: *mut Mapping,
+    last: *mut Mapping,
     /// Pages of them that may be present.
     pub(super) pages: usize,
 }
 
 impl Spares {
-    pub(super) const NONE: Self = Self { first: ptr::null_mut(), pages: 0 };
+    pub(super) const NONE: Self = Self { first: ptr::null_mut(), last: ptr::null_mut(), pages: 0 };
 }
 
 /// Pages of that many bytes.
@@ -79,6 +85,13 @@ const fn pages(bytes: usize) -> usize {
 }
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
+    /// Whether a block is long enough for a mapping of its own: as long as others, too, or there would be too many, and
+    /// much longer than its alignment, as that much lies in front of it.
+    pub(crate) fn maps(&self, layout: Layout) -> bool {
+        let least = LEAST_MAPPED.max(self.mapped_pages * PAGE / MANY);
+        layout.size() >= least && layout.align() <= layout.size() / REST
+    }
+
     /// A block with a mapping of its own, and whether it is zero. If there is none, one with a region of another kind, if so
     /// asked. It has huge pages if the last such block was filled: others may be touched here and there only, and each such
     /// place would be a huge page.
@@ -103,7 +116,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: just given.
         unsafe {
             if filled {
-                self.offer_huge_pages_of(region);
+                self.offer_huge_pages_of(region, front);
             }
             self.link(block, region, bytes, bytes);
         }
@@ -120,7 +133,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let (mut all, unit) = (bytes + front, 1 << self.shift);
         // The last pages are a huge one if little of it is not asked for.
         let rest = all.wrapping_neg() % HUGE;
-        if rest <= bytes / 8 {
+        if rest <= bytes / REST {
             all += rest;
         }
         let align = front.max(unit);
@@ -167,11 +180,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         left >= bytes / LIKE && left > 0 && places.all(|place| self.source.is_present(place))
     }
 
-    /// Has huge pages for as many of a region as lie wholly in it.
-    unsafe fn offer_huge_pages_of(&mut self, region: Region) {
+    /// Has huge pages for as much of a mapping as lies wholly in it, from the one on in which its block begins.
+    unsafe fn offer_huge_pages_of(&mut self, region: Region, front: usize) {
         if self.growth.has_huge_pages() {
-            // SAFETY: the caller promises a region of ours.
-            unsafe { self.source.offer_huge_pages(region) };
+            let unused = front / HUGE * HUGE;
+            // SAFETY: the caller promises a region of ours, and how far from its start the block is.
+            unsafe {
+                let start = region.start.add(unused);
+                let size = region.size - unused;
+                self.source.offer_huge_pages(Region { start, size, zeroed: false });
+            }
         }
     }
 
@@ -181,7 +199,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     }
 
     /// A block in a spare mapping, and whether it is zero, which it is at most if it is to be: of those that have enough
-    /// pages the one with the fewest, or else the one with the most.
+    /// pages the one with the fewest, or else the one with the most. None that is much longer, which another such will need.
     fn take_spare(
         &mut self,
         bytes: usize,
@@ -197,7 +215,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let long_enough = touched > 0 || region.size >= bytes + front;
                 // What was not taken back may be shorter than a unit by now, in which another block may begin.
                 let alone = self.is_aligned(region) || region.size - front >= 1 << self.shift;
-                if long_enough && alone && Mapping::front(here) == front {
+                let like = touched / LIKE <= bytes;
+                if long_enough && like && alone && Mapping::front(here) == front {
                     let better = best.is_none_or(|best| {
                         let best = best.as_ref().touched;
                         if best < bytes { touched > best } else { (bytes..best).contains(&touched) }
@@ -217,13 +236,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let filled = touched < bytes && bytes <= MOST_HUGE && self.is_filled(best, bytes);
             self.remove_spare(best);
             if filled {
-                self.offer_huge_pages_of(region);
+                self.offer_huge_pages_of(region, front);
             }
             let much = bytes > MOST_CLEARED || touched < bytes / 2;
             let all = Region { start: block, size: bytes, zeroed: false };
             // Only whole pages of the kernel become zero.
             let whole = (block.addr().get() | bytes).is_multiple_of(self.source.page_size());
             let zero = zeroed && much && whole && self.source.discard(all);
+            if zero && bytes > MOST_CLEARED {
+                self.source.withdraw_huge_pages(region);
+            }
             if touched < bytes {
                 self.exchange(pages(bytes - touched));
                 touched = bytes;
@@ -243,20 +265,29 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: the caller promises a mapping in no list.
         unsafe {
             (*spare.as_ptr()).next = self.spares.first;
+            (*spare.as_ptr()).previous = ptr::null_mut();
+            match self.spares.first.as_mut() {
+                Some(first) => first.previous = spare.as_ptr(),
+                None => self.spares.last = spare.as_ptr(),
+            }
             self.spares.pages += pages(spare.as_ref().touched);
         }
         self.spares.first = spare.as_ptr();
     }
 
     unsafe fn remove_spare(&mut self, spare: NonNull<Mapping>) {
-        let mut link = &raw mut self.spares.first;
-        // SAFETY: the caller promises a spare.
+        // SAFETY: the caller promises a spare, whose neighbours in the list are others.
         unsafe {
-            while *link != spare.as_ptr() {
-                link = &raw mut (**link).next;
+            let Mapping { next, previous, touched, .. } = *spare.as_ptr();
+            match next.as_mut() {
+                Some(next) => next.previous = previous,
+                None => self.spares.last = previous,
             }
-            *link = spare.as_ref().next;
-            self.spares.pages -= pages(spare.as_ref().touched);
+            match previous.as_mut() {
+                Some(previous) => previous.next = next,
+                None => self.spares.first = next,
+            }
+            self.spares.pages -= pages(touched);
         }
         self.note_need();
     }
@@ -292,6 +323,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(super) fn give_back_all_spares(&mut self) {
         self.give_back_spares(usize::MAX);
         let mut spare = mem::replace(&mut self.spares.first, ptr::null_mut());
+        self.spares.last = ptr::null_mut();
         while let Some(here) = NonNull::new(spare) {
             // SAFETY: the list leads through spares, and this one is in none any more.
             unsafe {
@@ -314,18 +346,17 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// The spare that was left first, of those of which anything may be present.
     fn oldest_spare(&self) -> Option<NonNull<Mapping>> {
-        let mut oldest = None;
-        let mut spare = self.spares.first;
+        let mut spare = self.spares.last;
         while let Some(here) = NonNull::new(spare) {
             // SAFETY: the list leads through spares.
             unsafe {
                 if here.as_ref().touched > 0 {
-                    oldest = Some(here);
+                    return Some(here);
                 }
-                spare = here.as_ref().next;
+                spare = here.as_ref().previous;
             }
         }
-        oldest
+        None
     }
 
     /// What the table says of the unit of an address.
@@ -420,7 +451,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let too_long = all < region.size && new_bytes < bytes && self.is_aligned(region);
             let filled = too_short && self.is_filled(mapping, bytes);
             if too_short || too_long {
-                match self.source.resize(region, all, false) {
+                let least = new_bytes + front;
+                let resized = self.source.resize(region, all, false);
+                match resized.or_else(|| {
+                    if too_short { self.source.resize(region, least, false) } else { None }
+                }) {
                     Some(resized) => region = resized,
                     None if too_long => {}
                     None => {
@@ -435,7 +470,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             }
             if filled {
-                self.offer_huge_pages_of(region);
+                self.offer_huge_pages_of(region, front);
             }
             if new_bytes > touched {
                 self.exchange(pages(new_bytes - touched));
@@ -466,7 +501,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 return None;
             }
             if filled {
-                self.offer_huge_pages_of(region);
+                self.offer_huge_pages_of(region, FRONT);
             }
             self.exchange(pages(bytes - touched.min(bytes)));
             self.link(new, region, bytes, touched.max(bytes));
