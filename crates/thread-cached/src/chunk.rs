@@ -356,7 +356,8 @@ impl Chunk {
 /// Which units of the address space are the heap's.
 ///
 /// A unit's word is the address of the chunk that it is, which is its own; or the address of the head of a mapping,
-/// where a block with a mapping of its own begins in it; or zero. Its mapping begins where a unit does, or it is a unit long at least, so none has two.
+/// where a block with a mapping of its own begins in it; or zero. Its mapping begins where a unit does, or it is a unit
+/// long at least, so none has two.
 #[repr(C)]
 pub(crate) struct Table {
     /// The binary logarithm of a unit.
