@@ -451,11 +451,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let too_long = all < region.size && new_bytes < bytes && self.is_aligned(region);
             let filled = too_short && self.is_filled(mapping, bytes);
             if too_short || too_long {
-                let least = new_bytes + front;
-                let resized = self.source.resize(region, all, false);
-                match resized.or_else(|| {
-                    if too_short { self.source.resize(region, least, false) } else { None }
-                }) {
+                let least = if too_short { new_bytes + front } else { all };
+                match self.resize_in_place(region, all, least) {
                     Some(resized) => region = resized,
                     None if too_long => {}
                     None => {
@@ -465,7 +462,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                             return Some(moved);
                         }
                         self.give_back_spares(usize::MAX);
-                        region = self.source.resize(region, all, false)?;
+                        region = self.resize_in_place(region, all, least)?;
                     }
                 }
             }
@@ -479,6 +476,23 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.unlink(mapping);
             self.link(block, region, new_bytes, present);
             Some(block)
+        }
+    }
+
+    /// A region resized where it stands, or else to what must be at least.
+    unsafe fn resize_in_place(
+        &mut self,
+        region: Region,
+        size: usize,
+        least: usize,
+    ) -> Option<Region> {
+        // SAFETY: the caller promises a whole region of ours.
+        unsafe {
+            let resized = self.source.resize(region, size, false);
+            match resized {
+                None if least < size => self.source.resize(region, least, false),
+                _ => resized,
+            }
         }
     }
 
