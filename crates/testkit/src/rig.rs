@@ -90,6 +90,20 @@ impl<'a> Rig<'a> {
         Some((self.source.as_deref_mut()?, self.ledger.as_ref()?.book()))
     }
 
+    /// Passes on a wish about a region that is held.
+    fn wish(
+        &mut self,
+        call: &str,
+        region: Region,
+        pass_on: impl FnOnce(&mut (dyn HeapBackend + Send + 'a)),
+    ) {
+        if let Some((source, mut book)) = self.parts()
+            && book.verify(call, &region, false, false)
+        {
+            pass_on(source);
+        }
+    }
+
     /// Asks the source for a region, and enters it into the books.
     fn obtain(
         &mut self,
@@ -339,30 +353,20 @@ unsafe impl HeapBackend for Rig<'_> {
     }
 
     unsafe fn populate(&mut self, region: Region) {
-        if let Some((source, mut book)) = self.parts()
-            && book.verify("populate", &region, false, false)
-        {
-            // SAFETY: the caller promises the same.
-            unsafe { source.populate(region) };
-        }
+        // SAFETY: the caller promises the same.
+        self.wish("populate", region, |source| unsafe { source.populate(region) });
     }
 
     unsafe fn offer_huge_pages(&mut self, region: Region) {
-        if let Some((source, mut book)) = self.parts()
-            && book.verify("offer_huge_pages", &region, false, false)
-        {
-            // SAFETY: the caller promises the same.
-            unsafe { source.offer_huge_pages(region) };
-        }
+        // SAFETY: the caller promises the same.
+        self.wish("offer_huge_pages", region, |source| unsafe { source.offer_huge_pages(region) });
     }
 
     unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        if let Some((source, mut book)) = self.parts()
-            && book.verify("withdraw_huge_pages", &region, false, false)
-        {
-            // SAFETY: the caller promises the same.
-            unsafe { source.withdraw_huge_pages(region) };
-        }
+        // SAFETY: the caller promises the same.
+        self.wish("withdraw_huge_pages", region, |source| unsafe {
+            source.withdraw_huge_pages(region)
+        });
     }
 
     fn is_readable(&self, addr: usize) -> bool {
