@@ -108,7 +108,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                 });
             }
         });
-        let mut mapping = self.pages.mappings;
+        let mut mapping = self.pages.mappings.first;
         while let Some(here) = NonNull::new(mapping) {
             // SAFETY: the list leads from mapping to mapping.
             unsafe {

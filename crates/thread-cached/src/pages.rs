@@ -27,8 +27,8 @@ use heapwright_core::{
 };
 
 use self::growth::Growth;
-use self::mapped::Spares;
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
+use self::mapped::{Mappings, Spares};
 use crate::chunk::{
     ASIDE, CHUNK_SHIFT, CLEAN, Chunk, DESC, DIRTY, Desc, Entry, HUGE_PAGES, INSIDE, LARGE, Table,
     block_of, desc_of,
@@ -95,7 +95,7 @@ pub(crate) struct Pages<B, P> {
     dirty: Index<P>,
     clean: Index<P>,
     pub(crate) chunks: *mut Chunk,
-    pub(crate) mappings: *mut Mapping,
+    pub(crate) mappings: Mappings,
     /// Mappings without a block.
     spares: Spares,
     pub(crate) table: *mut Table,
@@ -127,7 +127,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             dirty: Index::NEW,
             clean: Index::NEW,
             chunks: ptr::null_mut(),
-            mappings: ptr::null_mut(),
+            mappings: Mappings::NONE,
             spares: Spares::NONE,
             table: ptr::null_mut(),
             shift: 0,
@@ -739,7 +739,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 Table::unit(at.as_ptr(), unit).store(chunk.cast(), Relaxed);
                 chunk = known.as_ref().next;
             }
-            let mut mapping = self.mappings;
+            let mut mapping = self.mappings.first;
             while let Some(known) = NonNull::new(mapping) {
                 let unit = ((known.addr().get() + BEFORE_BLOCK) >> self.shift) - low;
                 Table::unit(at.as_ptr(), unit).store(mapping.cast(), Relaxed);
@@ -780,12 +780,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     pub(crate) unsafe fn give_all_back(&mut self) {
         // SAFETY: the caller promises that nothing is used any more; what is read of a thing is read before it goes.
         unsafe {
-            while let Some(mapping) = NonNull::new(self.mappings) {
-                self.mappings = mapping.as_ref().next;
+            while let Some(mapping) = NonNull::new(self.mappings.first) {
+                self.mappings.first = mapping.as_ref().next;
                 self.source.shrink(mapping.as_ref().region);
             }
-            while let Some(spare) = NonNull::new(self.spares.first) {
-                self.spares.first = spare.as_ref().next;
+            while let Some(spare) = NonNull::new(self.spares.list.first) {
+                self.spares.list.first = spare.as_ref().next;
                 self.source.shrink(spare.as_ref().region);
             }
             let mut table = self.table;

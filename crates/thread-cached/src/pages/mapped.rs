@@ -67,16 +67,63 @@ impl Mapping {
     }
 }
 
+/// A list of mappings, the newest first.
+pub(crate) struct Mappings {
+    pub(crate) first: *mut Mapping,
+    last: *mut Mapping,
+}
+
+impl Mappings {
+    pub(super) const NONE: Self = Self { first: ptr::null_mut(), last: ptr::null_mut() };
+
+    /// Puts a mapping in front.
+    ///
+    /// # Safety
+    ///
+    /// It is in no list, and stays where it is until it is removed.
+    unsafe fn push(&mut self, mapping: NonNull<Mapping>) {
+        // SAFETY: the caller promises a mapping; the first is one of the list.
+        unsafe {
+            (*mapping.as_ptr()).next = self.first;
+            (*mapping.as_ptr()).previous = ptr::null_mut();
+            match self.first.as_mut() {
+                Some(first) => first.previous = mapping.as_ptr(),
+                None => self.last = mapping.as_ptr(),
+            }
+        }
+        self.first = mapping.as_ptr();
+    }
+
+    /// Takes a mapping out.
+    ///
+    /// # Safety
+    ///
+    /// It is in this list.
+    unsafe fn remove(&mut self, mapping: NonNull<Mapping>) {
+        // SAFETY: the caller promises a mapping of the list, whose neighbours are others of it.
+        unsafe {
+            let Mapping { next, previous, .. } = *mapping.as_ptr();
+            match next.as_mut() {
+                Some(next) => next.previous = previous,
+                None => self.last = previous,
+            }
+            match previous.as_mut() {
+                Some(previous) => previous.next = next,
+                None => self.first = next,
+            }
+        }
+    }
+}
+
 /// Mappings without a block, the one left last first.
 pub(super) struct Spares {
-    pub(super) first: *mut Mapping,
-    last: *mut Mapping,
+    pub(super) list: Mappings,
     /// Pages of them that may be present.
     pub(super) pages: usize,
 }
 
 impl Spares {
-    pub(super) const NONE: Self = Self { first: ptr::null_mut(), last: ptr::null_mut(), pages: 0 };
+    pub(super) const NONE: Self = Self { list: Mappings::NONE, pages: 0 };
 }
 
 /// Pages of that many bytes.
@@ -162,7 +209,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Whether the newest block that has a mapping of its own, or else the newest spare, seems to have been filled, and is
     /// not much shorter than one of `bytes`.
     fn last_is_filled(&self, bytes: usize) -> bool {
-        let last = if self.mappings.is_null() { self.spares.first } else { self.mappings };
+        let mappings = self.mappings.first;
+        let last = if mappings.is_null() { self.spares.list.first } else { mappings };
         // SAFETY: both lists lead through mappings.
         NonNull::new(last).is_some_and(|last| unsafe { self.is_filled(last, bytes) })
     }
@@ -207,7 +255,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         zeroed: bool,
     ) -> Option<(NonNull<u8>, bool)> {
         let mut best: Option<NonNull<Mapping>> = None;
-        let mut spare = self.spares.first;
+        let mut spare = self.spares.list.first;
         // SAFETY: the list leads through spares. The best of them is one, and serves nothing.
         unsafe {
             while let Some(here) = NonNull::new(spare) {
@@ -264,30 +312,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     unsafe fn add_spare(&mut self, spare: NonNull<Mapping>) {
         // SAFETY: the caller promises a mapping in no list.
         unsafe {
-            (*spare.as_ptr()).next = self.spares.first;
-            (*spare.as_ptr()).previous = ptr::null_mut();
-            match self.spares.first.as_mut() {
-                Some(first) => first.previous = spare.as_ptr(),
-                None => self.spares.last = spare.as_ptr(),
-            }
+            self.spares.list.push(spare);
             self.spares.pages += pages(spare.as_ref().touched);
         }
-        self.spares.first = spare.as_ptr();
     }
 
     unsafe fn remove_spare(&mut self, spare: NonNull<Mapping>) {
-        // SAFETY: the caller promises a spare, whose neighbours in the list are others.
+        // SAFETY: the caller promises a spare.
         unsafe {
-            let Mapping { next, previous, touched, .. } = *spare.as_ptr();
-            match next.as_mut() {
-                Some(next) => next.previous = previous,
-                None => self.spares.last = previous,
-            }
-            match previous.as_mut() {
-                Some(previous) => previous.next = next,
-                None => self.spares.first = next,
-            }
-            self.spares.pages -= pages(touched);
+            self.spares.list.remove(spare);
+            self.spares.pages -= pages(spare.as_ref().touched);
         }
         self.note_need();
     }
@@ -322,8 +356,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Gives back all spares, those too that the backend did not take when it was asked before.
     pub(super) fn give_back_all_spares(&mut self) {
         self.give_back_spares(usize::MAX);
-        let mut spare = mem::replace(&mut self.spares.first, ptr::null_mut());
-        self.spares.last = ptr::null_mut();
+        let mut spare = mem::replace(&mut self.spares.list, Mappings::NONE).first;
         while let Some(here) = NonNull::new(spare) {
             // SAFETY: the list leads through spares, and this one is in none any more.
             unsafe {
@@ -346,7 +379,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// The spare that was left first, of those of which anything may be present.
     fn oldest_spare(&self) -> Option<NonNull<Mapping>> {
-        let mut spare = self.spares.last;
+        let mut spare = self.spares.list.last;
         while let Some(here) = NonNull::new(spare) {
             // SAFETY: the list leads through spares.
             unsafe {
@@ -389,12 +422,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: the caller promises a region and a block in it, with room in front.
         unsafe {
             let mapping = block.sub(BEFORE_BLOCK).cast::<Mapping>();
-            let (next, previous) = (self.mappings, ptr::null_mut());
+            let (next, previous) = (ptr::null_mut(), ptr::null_mut());
             mapping.write(Mapping { region, bytes, touched, next, previous });
-            if let Some(next) = self.mappings.as_mut() {
-                next.previous = mapping.as_ptr();
-            }
-            self.mappings = mapping.as_ptr();
+            self.mappings.push(mapping);
             self.publish(block.addr().get(), mapping.as_ptr().cast());
         }
     }
@@ -402,15 +432,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     unsafe fn unlink(&mut self, mapping: NonNull<Mapping>) {
         // SAFETY: the caller promises a mapping of the list.
         unsafe {
-            let Mapping { next, previous, bytes, .. } = *mapping.as_ptr();
-            self.mapped_pages -= pages(bytes);
-            if let Some(next) = next.as_mut() {
-                next.previous = previous;
-            }
-            match previous.as_mut() {
-                Some(previous) => previous.next = next,
-                None => self.mappings = next,
-            }
+            self.mappings.remove(mapping);
+            self.mapped_pages -= pages(mapping.as_ref().bytes);
             self.publish(Mapping::block(mapping).addr().get(), ptr::null_mut());
         }
     }
@@ -526,14 +549,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Verifies what this module promises.
     pub(super) fn check_mapped(&self) -> Result<(), Broken> {
         let mut sums = [0, 0];
-        for (sum, first) in sums.iter_mut().zip([self.mappings, self.spares.first]) {
+        for (sum, first) in sums.iter_mut().zip([self.mappings.first, self.spares.list.first]) {
             let mut next = first;
             while let Some(here) = NonNull::new(next) {
                 // SAFETY: both lists lead from mapping to mapping.
                 unsafe {
                     let Mapping { region, bytes, touched, .. } = *here.as_ptr();
                     let (block, front) = (Mapping::block(here).addr().get(), Mapping::front(here));
-                    let serves = first == self.mappings;
+                    let serves = first == self.mappings.first;
                     let fits = bytes.max(touched) <= region.size - front;
                     ensure(fits, "a block and what was touched lie in their region", block)?;
                     let long = region.size - front >= 1 << self.shift;
