@@ -417,11 +417,12 @@ fn tried(name: &str, script: &str) -> Option<Value> {
 #[test]
 fn in_a_browser_every_picture_is_drawn() {
     let script = r##"
+      await new Promise((resolve) => setTimeout(resolve, 500)); // heat maps are painted in several frames
       const pictures = {};
       for (const plot of document.querySelectorAll(".plot")) {
         const name = plot.id || "map " + plot.previousSibling.querySelector("b").textContent;
-        const canvas = plot.querySelector("canvas");
-        pictures[name] = canvas ? colours(canvas) : plot.textContent;
+        const canvases = [...plot.querySelectorAll("canvas")];
+        pictures[name] = canvases.length ? canvases.map(colours) : plot.textContent;
       }
       report({ pictures });
     "##;
@@ -442,8 +443,13 @@ fn in_a_browser_every_picture_is_drawn() {
     for name in expected {
         assert!(pictures.contains_key(name), "no picture {name} among {:?}", pictures.keys());
     }
-    for (name, colours) in pictures {
-        assert!(colours.as_u64().is_some_and(|colours| colours >= 5), "{name} is blank: {colours}");
+    for (name, layers) in pictures {
+        let drawn = |colours: &Value| colours.as_u64().is_some_and(|colours| colours >= 5);
+        let all_drawn = layers.as_array().is_some_and(|layers| layers.iter().all(drawn));
+        assert!(all_drawn, "{name} is blank, or a layer of it: {layers}");
+        // The cells of a heat map have a layer of their own, between axes and labels.
+        let heat = name == "sizes" || name.starts_with("map ");
+        assert!(!heat || layers[1].is_u64(), "{name} has no cells: {layers}");
     }
 }
 
@@ -540,6 +546,33 @@ fn in_a_browser_legends_colours_and_choices_do_what_they_say() {
     assert_eq!((&value["strategy"], &value["chosen"]), (&json!("tlsf"), &json!("pareto")));
     assert_eq!(value["old"], "No heap maps were made here.", "old rows have none");
     assert_eq!(value["focus"], "workload", "the keyboard goes where the eyes go");
+}
+
+#[test]
+fn in_a_browser_a_choice_made_while_maps_are_painted_breaks_nothing() {
+    // Where time flies a heat map takes a frame for each cell, so that each is painted yet when the next choice comes.
+    let script = r##"
+      const now = Date.now;
+      let flown = 0;
+      Date.now = () => now() + (flown += 100);
+      const cells = [];
+      for (const name of ["redis", "gcc", "perl"]) {
+        $("workload").value = name;
+        $("workload").dispatchEvent(new Event("change"));
+        await settled();
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        cells.push(colours(document.querySelectorAll("#maps .plot canvas")[1]));
+      }
+      document.querySelector("[data-choose=none]").click();
+      await settled();
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      report({ cells, none: $("maps").textContent });
+    "##;
+    let Some(value) = tried("interrupted", script) else { return };
+    let cells = value["cells"].as_array().unwrap();
+    let few = |cells: &Value| cells.as_u64().is_some_and(|colours| colours < 200);
+    assert!(cells.len() == 3 && cells.iter().all(few), "not in the midst of painting: {cells:?}");
+    assert_eq!(value["none"], "No heap maps were made here.");
 }
 
 #[test]

@@ -84,11 +84,21 @@ const looks = new Map(contenders.map((name, index) => [name, look(index)]));
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const charts = new Map();
 
+// Takes a plot away. Heat maps are painted in several frames; what is yet to come of one is called off by painting
+// nothing, for ECharts 6.1 would paint on with what `dispose` took.
+function remove(element) {
+  const chart = charts.get(element);
+  if (!chart) return;
+  charts.delete(element);
+  chart.clear();
+  chart.getZr().flush();
+  chart.dispose();
+}
+
 // Shows a plot, or a sentence where there is nothing to plot.
 function plot(id, option, instead) {
   const element = typeof id === "string" ? $(id) : id;
-  charts.get(element)?.dispose();
-  charts.delete(element);
+  remove(element);
   element.classList.toggle("empty", !option);
   element.style.height = option ? "" : "auto";
   element.textContent = option ? "" : instead;
@@ -384,8 +394,8 @@ function heat(id, cells, { grid, visualMap, xAxis, yAxis, ...option }) {
 
 function drawMaps(lists) {
   const names = strategies.filter((name) => state.chosen.has(name) && lists[name]?.heap_map);
-  for (const chart of [...charts.keys()]) {
-    if ($("maps").contains(chart)) { charts.get(chart).dispose(); charts.delete(chart); }
+  for (const element of [...charts.keys()]) {
+    if ($("maps").contains(element)) remove(element);
   }
   $("maps").classList.toggle("empty", !names.length);
   if (!names.length) return void ($("maps").textContent = "No heap maps were made here.");
