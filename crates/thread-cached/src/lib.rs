@@ -48,8 +48,8 @@
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use; of what is not needed, half is discarded every tenth of a second in which anything is
-//! done, as whole huge pages, and all after four tenths. A heap of more than 1 MiB that a single thread fills may hold 56 KiB that nothing has used yet. An object of 1 to 32 KiB
-//! that is shrunk to no less than half keeps its size.
+//! done, as whole huge pages, and all after four tenths. A heap of more than 1 MiB that a single thread fills may hold
+//! 56 KiB that nothing has used yet. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be

@@ -67,7 +67,7 @@ impl Mapping {
     }
 }
 
-/// A list of mappings, the newest first.
+/// A list of mappings, the newest first; each knows the one before it, and the list its last.
 pub(crate) struct Mappings {
     pub(crate) first: *mut Mapping,
     last: *mut Mapping,
@@ -549,14 +549,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Verifies what this module promises.
     pub(super) fn check_mapped(&self) -> Result<(), Broken> {
         let mut sums = [0, 0];
-        for (sum, first) in sums.iter_mut().zip([self.mappings.first, self.spares.list.first]) {
-            let mut next = first;
+        for (sum, list) in sums.iter_mut().zip([&self.mappings, &self.spares.list]) {
+            let serves = ptr::eq(list, &self.mappings);
+            let (mut next, mut before) = (list.first, ptr::null_mut());
             while let Some(here) = NonNull::new(next) {
                 // SAFETY: both lists lead from mapping to mapping.
                 unsafe {
-                    let Mapping { region, bytes, touched, .. } = *here.as_ptr();
+                    let Mapping { region, bytes, touched, previous, .. } = *here.as_ptr();
                     let (block, front) = (Mapping::block(here).addr().get(), Mapping::front(here));
-                    let serves = first == self.mappings.first;
+                    ensure(previous == before, "a mapping knows the one before it", block)?;
                     let fits = bytes.max(touched) <= region.size - front;
                     ensure(fits, "a block and what was touched lie in their region", block)?;
                     let long = region.size - front >= 1 << self.shift;
@@ -565,9 +566,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let known = self.word(block) == here.as_ptr().cast();
                     ensure(known == serves, "the table knows mappings with a block", block)?;
                     *sum += pages(if serves { bytes } else { touched });
+                    before = next;
                     next = here.as_ref().next;
                 }
             }
+            ensure(list.last == before, "a list knows its last mapping", before.addr())?;
         }
         let here = ptr::from_ref(self).addr();
         ensure(sums[0] == self.mapped_pages, "mapped pages are counted", here)?;
