@@ -16,7 +16,7 @@ use heapwright_core::{
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
-use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, KIND, LARGE, Table, is_whole};
+use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, Entry, KIND, LARGE, Table, is_whole};
 use crate::classes::{
     GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, SHARING, TABLE, class_for, class_looked_up,
 };
@@ -286,47 +286,57 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
-    /// Frees an object of this thread's slabs, if its bin has room; of its layout if that is said.
+    /// Frees an object of this thread's slabs, if its bin has room; of its layout if that is said. If not, says what it
+    /// found.
     ///
     /// # Safety
     ///
     /// The block is in use, and was asked for with that layout.
     #[inline(always)]
-    unsafe fn freed_at_once(&self, block: NonNull<u8>, layout: Option<Layout>) -> bool {
+    unsafe fn freed_at_once(
+        &self,
+        block: NonNull<u8>,
+        layout: Option<Layout>,
+    ) -> Result<(), Found> {
+        let found = Found { local: None, entry: 0 };
         if D::CHECKED {
-            return false;
+            return Err(found);
         }
-        let Some(local) = self.local() else { return false };
+        let Some(local) = self.local() else { return Err(found) };
+        let found = Found { local: Some(local), ..found };
         // SAFETY: the part is this thread's. The caller promises the layout, which had that class; without one, the object's
         // slab tells.
         unsafe {
-            layout
-                .and_then(|layout| Local::believed_class(local, layout))
-                .or_else(|| Local::near_class(local, block.addr().get()))
-                .is_some_and(|class| Local::push(local, class, block))
+            if let Some(class) = layout.and_then(|layout| Local::believed_class(local, layout)) {
+                return if Local::push(local, class, block) { Ok(()) } else { Err(found) };
+            }
+            let Some(entry) = Local::near_entry(local, block.addr().get()) else {
+                return Err(found);
+            };
+            match Local::own(local, entry) {
+                Some(class) if Local::push(local, class, block) => Ok(()),
+                _ => Err(Found { entry, ..found }),
+            }
         }
     }
 
     /// Frees what does not go into a bin at once, and reports a misuse. Called last, so that the path to the bin keeps
     /// nothing for later, and with the block first, as it comes to `free`.
     #[inline(never)]
-    fn free_elsewhere(block: NonNull<u8>, heap: &Self) {
-        if let Err(error) = heap.deallocate_elsewhere(block) {
+    fn free_elsewhere(block: NonNull<u8>, heap: &Self, found: Found) {
+        // SAFETY: found by this thread.
+        if !unsafe { found.freed(block) }
+            && let Err(error) = heap.deallocate_slowly(block)
+        {
             misuse::report(error);
         }
     }
 
-    /// Frees what does not go into a bin at once: mostly an object of another chunk, or of another thread's slab.
-    #[inline]
-    fn deallocate_elsewhere(&self, block: NonNull<u8>) -> Result<(), HeapError> {
-        if !D::CHECKED
-            && let Some(local) = self.local()
-            // SAFETY: the part is this thread's.
-            && unsafe { Local::free_elsewhere_at_once(local, block) }
-        {
-            return Ok(());
-        }
-        self.deallocate_slowly(block)
+    /// The same for who is told of a misuse.
+    #[inline(never)]
+    fn deallocate_elsewhere(&self, block: NonNull<u8>, found: Found) -> Result<(), HeapError> {
+        // SAFETY: found by this thread.
+        if unsafe { found.freed(block) } { Ok(()) } else { self.deallocate_slowly(block) }
     }
 
     #[cold]
@@ -480,6 +490,29 @@ type LookedAt<'a, B, L, D> = (&'a Shared<B, L, D>, Option<NonNull<Local>>, Optio
 fn may_stay(class: usize, new_size: usize) -> bool {
     let size = TABLE[class].size as usize;
     new_size > LOOKED_UP && new_size <= size && new_size >= size / 2
+}
+
+/// What a free that did not end in a bin has found out by then.
+#[derive(Clone, Copy)]
+struct Found {
+    local: Option<NonNull<Local>>,
+    /// The entry of the block's page; zero, if it was not looked at.
+    entry: Entry,
+}
+
+impl Found {
+    /// Frees the block, if it is an object of a chunk that did not serve lately, or of another thread's slab, and there is
+    /// room for it.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    unsafe fn freed(self, block: NonNull<u8>) -> bool {
+        // SAFETY: the caller promises the part.
+        self.local
+            .is_some_and(|local| unsafe { Local::free_elsewhere_at_once(local, block, self.entry) })
+    }
 }
 
 /// What a block is wanted for.
@@ -1149,34 +1182,34 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     #[inline(always)]
     unsafe fn deallocate(&self, block: NonNull<u8>) -> Result<(), HeapError> {
         // SAFETY: the caller promises the same.
-        if unsafe { self.freed_at_once(block, None) } {
-            return Ok(());
+        match unsafe { self.freed_at_once(block, None) } {
+            Ok(()) => Ok(()),
+            Err(found) => self.deallocate_elsewhere(block, found),
         }
-        self.deallocate_elsewhere(block)
     }
 
     #[inline(always)]
     unsafe fn deallocate_sized(&self, block: NonNull<u8>, layout: Layout) -> Result<(), HeapError> {
         // SAFETY: the caller promises the same.
-        if unsafe { self.freed_at_once(block, Some(layout)) } {
-            return Ok(());
+        match unsafe { self.freed_at_once(block, Some(layout)) } {
+            Ok(()) => Ok(()),
+            Err(found) => self.deallocate_elsewhere(block, found),
         }
-        self.deallocate_elsewhere(block)
     }
 
     #[inline(always)]
     unsafe fn free(&self, block: NonNull<u8>) {
         // SAFETY: the caller promises the same.
-        if !unsafe { self.freed_at_once(block, None) } {
-            Self::free_elsewhere(block, self);
+        if let Err(found) = unsafe { self.freed_at_once(block, None) } {
+            Self::free_elsewhere(block, self, found);
         }
     }
 
     #[inline(always)]
     unsafe fn free_sized(&self, block: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller promises the same.
-        if !unsafe { self.freed_at_once(block, Some(layout)) } {
-            Self::free_elsewhere(block, self);
+        if let Err(found) = unsafe { self.freed_at_once(block, Some(layout)) } {
+            Self::free_elsewhere(block, self, found);
         }
     }
 

@@ -37,6 +37,7 @@ use core::sync::atomic::{
 use heapwright_core::HeapError;
 
 use self::crossing::Outgoing;
+use self::place::Place;
 #[cfg(test)]
 pub(crate) use self::place::divided;
 use self::stash::Stash;
@@ -69,6 +70,22 @@ impl Bin {
     /// How many objects are at hand; less than there are slots for, whatever is seen.
     fn held(&self, class: usize) -> u16 {
         self.top.look().saturating_sub(self.bottom(class)).min(TABLE[class].most)
+    }
+}
+
+/// A chunk, with what it takes to tell what lies in it.
+#[derive(Clone, Copy)]
+struct Near {
+    chunk: NonNull<u8>,
+    span: usize,
+}
+
+impl Near {
+    /// The chunk, if an address lies in it, and its page there.
+    #[inline(always)]
+    fn find(self, addr: usize) -> Option<(NonNull<u8>, usize)> {
+        let offset = addr.wrapping_sub(self.chunk.addr().get());
+        (offset < self.span).then_some((self.chunk, offset >> PAGE_SHIFT))
     }
 }
 
@@ -433,7 +450,21 @@ impl Local {
         }
     }
 
-    /// The same, if that is the chunk that served lately.
+    /// The chunk that served lately.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    unsafe fn near(local: NonNull<Self>) -> Near {
+        // SAFETY: the caller promises the part, whose near chunk is one.
+        unsafe {
+            let chunk = NonNull::new_unchecked((*local.as_ptr()).near.load(Relaxed).cast());
+            Near { chunk, span: (*local.as_ptr()).span }
+        }
+    }
+
+    /// The same as [`find`](Self::find), if that is the chunk that served lately.
     ///
     /// # Safety
     ///
@@ -441,31 +472,30 @@ impl Local {
     #[inline(always)]
     unsafe fn find_near(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
         // SAFETY: the caller promises the part, whose near chunk is one.
-        unsafe {
-            let near = (*local.as_ptr()).near.load(Relaxed);
-            let offset = addr.wrapping_sub(near.addr());
-            (offset < (*local.as_ptr()).span)
-                .then(|| (NonNull::new_unchecked(near.cast()), offset >> PAGE_SHIFT))
-        }
+        unsafe { Self::near(local).find(addr) }
     }
 
-    /// As [`own_class`](Self::own_class) for an object of the chunk that served lately; none for those of other chunks.
+    /// As [`entry`](Self::entry), for an address in the chunk that served lately; none for any other.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
     #[inline(always)]
-    pub(crate) unsafe fn near_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
-        // SAFETY: the caller promises the part, whose chunks are some.
+    pub(crate) unsafe fn near_entry(local: NonNull<Self>, addr: usize) -> Option<Entry> {
+        // SAFETY: the caller promises the part, whose near chunk is one.
         unsafe {
-            let (chunk, page) = Self::find_near(local, addr)?;
-            Self::own(local, Chunk::entry(chunk, page).load(Relaxed))
+            let (chunk, page) = Self::near(local).find(addr)?;
+            Some(Chunk::entry(chunk, page).load(Relaxed))
         }
     }
 
     /// The class of an entry of ours, if it is no large one.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
     #[inline(always)]
-    unsafe fn own(local: NonNull<Self>, entry: Entry) -> Option<usize> {
+    pub(crate) unsafe fn own(local: NonNull<Self>, entry: Entry) -> Option<usize> {
         // SAFETY: the caller promises its own part.
         let class = (entry ^ unsafe { (*local.as_ptr()).tag }) as usize;
         (class < SHARING).then_some(class)
@@ -869,27 +899,54 @@ impl Local {
     ) {
         // SAFETY: the caller promises its own part, and that many objects that were freed.
         unsafe {
-            // What is freed together mostly lies together: a slab is looked for when it is another one.
             let mut at = 0;
             while at < count {
                 let object = objects.add(at).read();
-                let Some((class, mut slab)) = Self::place(local, class, object.addr()) else {
+                if let Some((class, chunk, page)) = Self::place(local, class, object.addr()) {
+                    Self::give_back_here(local, class, chunk, page, objects, &mut at, count, runs);
+                } else {
                     if let Some(object) = NonNull::new(object) {
                         Self::send_home(local, class, object, runs);
                     }
                     at += 1;
-                    continue;
-                };
-                let result = slab.free_all(objects, &mut at, count);
-                if slab.put_down()
-                    && let Some(run) = Self::relist(local, class, slab.desc)
-                {
-                    Self::put_aside(local, run, runs);
                 }
-                if let Err(error) = result {
-                    runs.misuse(error);
-                    at += 1;
-                }
+            }
+        }
+    }
+
+    /// Gives the object at `at` back to its slab, which is the one of this page and ours, and those that follow it as far as
+    /// they are of the same slab: what is freed together mostly lies together.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "inlined, so that they stay where they are")]
+    unsafe fn give_back_here<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        objects: *const *mut u8,
+        at: &mut usize,
+        count: usize,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises a page of a slab of its own, and that many objects that were freed.
+        unsafe {
+            let addr = objects.add(*at).read().addr();
+            let alone =
+                *at + 1 == count || (objects.add(*at + 1).read().addr() ^ addr) >> PAGE_SHIFT != 0;
+            if alone {
+                *at += 1;
+                return Self::give_one_back(local, class, chunk, page, addr, runs);
+            }
+            let mut slab = Place::of(class, chunk, page);
+            let result = slab.free_all(objects, at, count);
+            if slab.put_down()
+                && let Some(run) = Self::relist(local, class, slab.desc)
+            {
+                Self::put_aside(local, run, runs);
+            }
+            if let Err(error) = result {
+                runs.misuse(error);
+                *at += 1;
             }
         }
     }

@@ -141,6 +141,30 @@ fn an_object_that_two_others_free_among_others_is_found_when_it_goes_back_to_its
 }
 
 #[test]
+fn what_comes_home_side_by_side_or_scattered_finds_its_slab() {
+    set_on_misuse(OnMisuse::Count);
+    for stride in [1, 2, 509] {
+        let heap: ThreadCached = ThreadCached::new();
+        // Many more than bins hold, of classes whose slabs lie between each other.
+        let count = 4999;
+        let sizes = [16, 64, 200, 1000];
+        let blocks: Vec<_> =
+            (0..count).map(|at| heap.allocate(layout(sizes[at % sizes.len()])).unwrap()).collect();
+        let mut order: Vec<_> = (0..count).map(|at| blocks[at * stride % count]).collect();
+        // Freed twice by two threads; and no object, but an address in one.
+        let twice = order[100];
+        free_all_elsewhere(&heap, &[twice]);
+        let within = order[200].map_addr(|addr| addr.saturating_add(8));
+        order.insert(300, within);
+        free_all_elsewhere(&heap, &order);
+        heap.trim();
+        let stats = heap.stats();
+        assert_eq!((stats.live_blocks, stats.misuses), (0, 2), "stride {stride}: {stats:?}");
+        heap.check().unwrap();
+    }
+}
+
+#[test]
 fn an_object_freed_twice_in_a_row_elsewhere_is_found_at_once() {
     let heap: ThreadCached = ThreadCached::new();
     let sent = Sent(heap.allocate(layout(64)).unwrap());

@@ -16,7 +16,7 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{PAGE, PARCELS, SHARING, TABLE};
+use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SHARING, TABLE};
 use crate::mailbox::{PARCEL, Parcel};
 use crate::shown::Shown;
 
@@ -111,21 +111,26 @@ impl Outgoing {
 }
 
 impl Local {
-    /// Frees an object of any slab, if there is room for it in its bin, or with those that go home.
+    /// Frees an object of any slab, if there is room for it in its bin, or with those that go home. The entry of its page
+    /// is zero, if it is not known.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
-    #[inline]
-    pub(crate) unsafe fn free_elsewhere_at_once(local: NonNull<Self>, block: NonNull<u8>) -> bool {
+    #[inline(always)]
+    pub(crate) unsafe fn free_elsewhere_at_once(
+        local: NonNull<Self>,
+        block: NonNull<u8>,
+        entry: Entry,
+    ) -> bool {
         // SAFETY: the caller promises the part.
         unsafe {
-            let entry = Self::entry(local, block.addr().get());
-            if let Some(class) = Self::own(local, entry) {
-                return Self::push(local, class, block);
-            }
-            if let Some(class) = Self::own_large(local, entry) {
-                return block.addr().get() & (PAGE - 1) == 0 && Self::push(local, class, block);
+            let addr = block.addr().get();
+            let entry = if entry == 0 { Self::entry(local, addr) } else { entry };
+            let class = (entry ^ (*local.as_ptr()).tag) as usize;
+            if class < CLASSES {
+                let is_object = class < SHARING || addr & (PAGE - 1) == 0;
+                return is_object && Self::push(local, class, block);
             }
             if (entry & KIND) as usize >= SHARING || entry <= KIND {
                 return false;
@@ -312,18 +317,71 @@ impl Local {
         }
     }
 
-    /// Takes in the objects of a parcel, and the parcel.
+    /// Takes in the objects of a parcel, and the parcel: each goes into its bin, if that has room, or back to its slab; what
+    /// is another's by now is sent on.
     unsafe fn unpack<R: Runs>(local: NonNull<Self>, parcel: NonNull<Parcel>, runs: &mut R) {
-        // SAFETY: the caller promises part and parcel. An object that is sent as it is may be shorter than one.
+        // SAFETY: the caller promises part and parcel, in which are objects that were freed. An object that is sent as it is
+        // may be shorter than a parcel.
         unsafe {
             let parcel = parcel.as_ptr();
-            let objects = (&raw mut (*parcel).objects).cast::<*mut u8>();
-            let mut count = (*parcel).count.min(PARCEL);
-            if R::AT_HAND {
-                count = Self::take_in(local, objects, count, runs);
+            let objects = (&raw const (*parcel).objects).cast::<*mut u8>();
+            let count = (*parcel).count.min(PARCEL);
+            let tag = (*local.as_ptr()).tag;
+            let mut near = Self::near(local);
+            let mut at = 0;
+            while at < count {
+                let object = NonNull::new_unchecked(objects.add(at).read());
+                let addr = object.addr().get();
+                let found = near.find(addr).or_else(|| {
+                    let other = Table::find((*local.as_ptr()).table, addr)?;
+                    near.chunk = other.0;
+                    Some(other)
+                });
+                let class = found.map_or(ALL, |(chunk, page)| {
+                    (Chunk::entry(chunk, page).load(Relaxed) ^ tag) as usize
+                });
+                if R::AT_HAND && class < SHARING && Self::taken_in(local, class, object, runs) {
+                    at += 1;
+                    continue;
+                }
+                match found {
+                    Some((chunk, page)) if class < ALL => {
+                        let chunk = chunk.cast();
+                        Self::give_back_here(
+                            local, class, chunk, page, objects, &mut at, count, runs,
+                        );
+                    }
+                    _ => {
+                        Self::send_home(local, None, object, runs);
+                        at += 1;
+                    }
+                }
+                // What was given back may have been the last of its chunk.
+                near = Self::near(local);
             }
-            Self::give_back(local, None, objects, count, runs);
             Self::give_back(local, None, &parcel.cast(), 1, runs);
+        }
+    }
+
+    /// Puts an object that came home into its bin, if there is room. Whether nothing is left to be done: one that was put
+    /// there just before is a misuse.
+    #[inline(always)]
+    unsafe fn taken_in<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+        runs: &mut R,
+    ) -> bool {
+        // SAFETY: the caller promises its own part, and an object of the class that was freed.
+        unsafe {
+            if Self::push(local, class, object) {
+                return true;
+            }
+            let twice = Self::freed_last(local, class) == object.as_ptr();
+            if twice {
+                runs.misuse(HeapError::DoubleFree(object.addr().get()));
+            }
+            twice
         }
     }
 
@@ -342,37 +400,6 @@ impl Local {
             (*part).asleep.store(asleep, Relaxed);
             asleep
         }
-    }
-
-    /// Puts objects that came home into their bins, as far as these have room. Those that are left come first then; how
-    /// many there are.
-    unsafe fn take_in<R: Runs>(
-        local: NonNull<Self>,
-        objects: *mut *mut u8,
-        count: usize,
-        runs: &mut R,
-    ) -> usize {
-        let mut left = 0;
-        for at in 0..count {
-            // SAFETY: the caller promises its own part, and that many objects that were freed.
-            unsafe {
-                let object = objects.add(at).read();
-                if let Some(class) = Self::own_class(local, object.addr())
-                    && let Some(object) = NonNull::new(object)
-                {
-                    if Self::push(local, class, object) {
-                        continue;
-                    }
-                    if Self::freed_last(local, class) == object.as_ptr() {
-                        runs.misuse(HeapError::DoubleFree(object.addr().get()));
-                        continue;
-                    }
-                }
-                objects.add(left).write(object);
-            }
-            left += 1;
-        }
-        left
     }
 
     /// Visits the objects that are on their way home, to others and, if the part is that of the caller, from others.

@@ -206,13 +206,13 @@ impl Local {
         }
     }
 
-    /// The class and the slab of an address, if the slab is ours, and of this class if one is said.
+    /// The class, the chunk and the page of an address, if it is in a slab of ours, and of this class if one is said.
     #[inline(always)]
     pub(super) unsafe fn place(
         local: NonNull<Self>,
         class: Option<usize>,
         addr: usize,
-    ) -> Option<(usize, Place)> {
+    ) -> Option<(usize, NonNull<Chunk>, usize)> {
         // SAFETY: the caller promises its own part, whose table is one.
         unsafe {
             let (chunk, page) = Self::find(local, addr)?;
@@ -221,7 +221,7 @@ impl Local {
             if found >= ALL || class.is_some_and(|class| class != found) {
                 return None;
             }
-            Some((found, Place::of(found, chunk.cast(), page)))
+            Some((found, chunk.cast(), page))
         }
     }
 
@@ -243,11 +243,7 @@ impl Local {
             };
             let class = (entry & KIND) as usize;
             if entry == (*local.as_ptr()).tag | class as u32 {
-                match Self::free(local, class, chunk.cast(), page, addr) {
-                    Ok(None) => {}
-                    Ok(Some(run)) => Self::put_aside(local, run, runs),
-                    Err(error) => runs.misuse(error),
-                }
+                Self::give_one_back(local, class, chunk.cast(), page, addr, runs);
             } else if let Err(error) = Self::free_elsewhere(local, object, runs) {
                 runs.misuse(error);
             }
@@ -276,6 +272,26 @@ impl Local {
         }
     }
 
+    /// Gives an object back to its slab, which is the one of this page and ours.
+    #[inline(always)]
+    pub(super) unsafe fn give_one_back<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        chunk: NonNull<Chunk>,
+        page: usize,
+        addr: usize,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises a page of a slab of ours, and an object that was freed.
+        unsafe {
+            match Self::free(local, class, chunk, page, addr) {
+                Ok(None) => {}
+                Ok(Some(run)) => Self::put_aside(local, run, runs),
+                Err(error) => runs.misuse(error),
+            }
+        }
+    }
+
     /// Sets the bit of an object in a slab of ours. The slab's run, if it is to be given back.
     ///
     /// # Errors
@@ -285,6 +301,7 @@ impl Local {
     /// # Safety
     ///
     /// The page is one of a slab of ours, or of an orphan's that we look after.
+    #[inline]
     pub(super) unsafe fn free(
         local: NonNull<Self>,
         class: usize,
