@@ -446,7 +446,7 @@ impl Local {
     unsafe fn find(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
         // SAFETY: the caller promises the part, whose table is one.
         unsafe {
-            Self::find_near(local, addr).or_else(|| Table::find((*local.as_ptr()).table, addr))
+            Self::near(local).find(addr).or_else(|| Table::find((*local.as_ptr()).table, addr))
         }
     }
 
@@ -462,17 +462,6 @@ impl Local {
             let chunk = NonNull::new_unchecked((*local.as_ptr()).near.load(Relaxed).cast());
             Near { chunk, span: (*local.as_ptr()).span }
         }
-    }
-
-    /// The same as [`find`](Self::find), if that is the chunk that served lately.
-    ///
-    /// # Safety
-    ///
-    /// The part is this thread's.
-    #[inline(always)]
-    unsafe fn find_near(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
-        // SAFETY: the caller promises the part, whose near chunk is one.
-        unsafe { Self::near(local).find(addr) }
     }
 
     /// As [`entry`](Self::entry), for an address in the chunk that served lately; none for any other.
