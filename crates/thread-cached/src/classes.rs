@@ -32,14 +32,19 @@ pub(crate) const LOOKED_UP: usize = GRANULES * GRANULE;
 /// The same in granules.
 pub(crate) const GRANULES: usize = 64;
 
-static CLASS_OF: [u8; GRANULES] = {
+/// Classes by the granule of their last byte, in one cache line.
+#[repr(align(64))]
+struct Looked([u8; GRANULES]);
+
+// A constant, so that whoever compiles the fast paths has it at hand: a static of this crate is reached by way of a table.
+const CLASS_OF: &Looked = &{
     let mut table = [0; GRANULES];
     let mut granules = 0;
     while granules < table.len() {
         table[granules] = computed(granules * GRANULE) as u8;
         granules += 1;
     }
-    table
+    Looked(table)
 };
 
 /// The class of objects that have a byte of this number, counted from zero, and as few behind it as can be.
@@ -59,7 +64,7 @@ const fn computed(last: usize) -> usize {
 pub(crate) fn class_looked_up(size: usize, align: usize, granules: usize) -> Option<usize> {
     let last = size.wrapping_sub(1) | (align - 1);
     let granule = last / GRANULE;
-    if granule < granules { CLASS_OF.get(granule).copied().map(usize::from) } else { None }
+    if granule < granules { CLASS_OF.0.get(granule).copied().map(usize::from) } else { None }
 }
 
 /// The class that serves `size` bytes at a multiple of `align`, if one does.

@@ -10,8 +10,9 @@
 //!
 //! Invariants:
 //!
-//! * a bin's index is between its class's sentinel, which is null, and `full`; what lies between is an object of the
-//!   class, which no slab counts as free; those of an orphan are empty, and parcels at hand are of slabs of ours;
+//! * the objects of a bin lie above its class's sentinel, which is null, up to its topmost index, and are of the class;
+//!   no slab counts them as free; there are slots for as many more as it has room for; those of an orphan are empty, and
+//!   parcels at hand are of slabs of ours;
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
 //! * a class whose bin was never filled has no slab;
@@ -19,6 +20,7 @@
 //!   while the owner has no turn (`turn`), a visitor touches what the fast paths do not: slabs, their lists, the stash.
 //!   Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
 
+mod bin;
 mod crossing;
 mod place;
 mod slabs;
@@ -36,6 +38,7 @@ use core::sync::atomic::{
 
 use heapwright_core::HeapError;
 
+use self::bin::Bin;
 use self::crossing::Outgoing;
 use self::place::Place;
 #[cfg(test)]
@@ -50,28 +53,6 @@ use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
 use crate::shown::Shown;
 use crate::turn::Turn;
-
-/// The objects of a class that are at hand.
-#[repr(C)]
-struct Bin {
-    /// The index of the topmost one in the slots.
-    top: Shown<u16>,
-    /// That index in a bin that is full.
-    full: Shown<u16>,
-}
-
-impl Bin {
-    /// The index of the sentinel: a bin that holds more than a few objects has other slots.
-    fn bottom(&self, class: usize) -> u16 {
-        let Class { few, few_are, many, .. } = TABLE[class];
-        if self.full.look() > few + few_are { many } else { few }
-    }
-
-    /// How many objects are at hand; less than there are slots for, whatever is seen.
-    fn held(&self, class: usize) -> u16 {
-        self.top.look().saturating_sub(self.bottom(class)).min(TABLE[class].most)
-    }
-}
 
 /// A chunk, with what it takes to tell what lies in it.
 #[derive(Clone, Copy)]
@@ -181,7 +162,7 @@ pub(crate) struct Local {
     near: AtomicPtr<Chunk>,
     /// The length of chunks.
     span: usize,
-    bins: [Bin; ALL],
+    bins: [Shown<Bin>; ALL],
     classes: [Slabs; ALL],
     /// Whether the bin of each was filled since it was last looked at.
     filled: [bool; ALL],
@@ -265,9 +246,8 @@ impl Local {
             (&raw mut (*local).mailbox).write(Mailbox::new());
             Outgoing::make(&raw mut (*local).outgoing);
             for (class, &Class { few, few_are, .. }) in TABLE.iter().enumerate() {
-                let full = few + Self::kept_anyhow(at, class).min(few_are);
-                let bin = Bin { top: Shown::new(few), full: Shown::new(full) };
-                (&raw mut (*local).bins[class]).write(bin);
+                let bin = Bin::new(few, Self::kept_anyhow(at, class).min(few_are));
+                (&raw mut (*local).bins[class]).write(Shown::new(bin));
                 (*Self::slot(at, few)).set(ptr::null_mut());
             }
         }
@@ -329,9 +309,9 @@ impl Local {
         // SAFETY: the caller promises the class; the index is that of a slot.
         unsafe {
             let bin = Self::bin(local, class);
-            let top = bin.top.get();
-            let object = NonNull::new((*Self::slot(local, top)).get())?;
-            bin.top.set(top - 1);
+            let now = bin.get();
+            let object = NonNull::new((*Self::slot(local, now.top())).get())?;
+            bin.set(now.popped());
             Some(object)
         }
     }
@@ -343,18 +323,18 @@ impl Local {
     /// `class` is one, and the object is of this class. The part is this thread's.
     #[inline(always)]
     pub(crate) unsafe fn push(local: NonNull<Self>, class: usize, object: NonNull<u8>) -> bool {
-        // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one below `full`.
+        // SAFETY: the caller promises the class; the index is that of a slot, and behind it is another one if there is room.
         unsafe {
             let bin = Self::bin(local, class);
-            let top = bin.top.get();
-            let slot = Self::slot(local, top);
-            if (*slot).get() == object.as_ptr() || top == bin.full.get() {
+            let now = bin.get();
+            let slot = Self::slot(local, now.top());
+            if (*slot).get() == object.as_ptr() || now.is_full() {
                 return false;
             }
             (*slot.add(1)).set(object.as_ptr());
             // Whoever interrupts this thread, by a signal or a fork, finds the object first.
             compiler_fence(Release);
-            bin.top.set(top + 1);
+            bin.set(now.pushed());
             true
         }
     }
@@ -365,9 +345,9 @@ impl Local {
     ///
     /// It is a part, and `class` is one.
     #[inline(always)]
-    unsafe fn bin<'a>(local: NonNull<Self>, class: usize) -> &'a Bin {
+    unsafe fn bin<'a>(local: NonNull<Self>, class: usize) -> &'a Shown<Bin> {
         // SAFETY: the caller promises both.
-        unsafe { &*(&raw const (*local.as_ptr()).bins).cast::<Bin>().add(class) }
+        unsafe { &*(&raw const (*local.as_ptr()).bins).cast::<Shown<Bin>>().add(class) }
     }
 
     /// A slot, by its index.
@@ -386,7 +366,7 @@ impl Local {
     /// The object on top of a bin; null if there is none.
     unsafe fn freed_last(local: NonNull<Self>, class: usize) -> *mut u8 {
         // SAFETY: the caller promises class and part; the index is that of a slot.
-        unsafe { (*Self::slot(local, Self::bin(local, class).top.get())).get() }
+        unsafe { (*Self::slot(local, Self::bin(local, class).get().top())).get() }
     }
 
     /// As [`push`](Self::push), with room made if there is none.
@@ -583,7 +563,7 @@ impl Local {
     unsafe fn narrow(local: NonNull<Self>, class: usize) {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let held = Self::bin(local, class).held(class);
+            let held = Self::bin(local, class).get().held(class);
             let least = Self::kept_anyhow(local, class).max(held);
             if least < Self::room(local, class) {
                 Self::make_room(local, class, least);
@@ -594,10 +574,7 @@ impl Local {
     /// How many objects a bin has room for.
     unsafe fn room(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
-        unsafe {
-            let bin = Self::bin(local, class);
-            bin.full.get() - bin.bottom(class)
-        }
+        unsafe { Self::bin(local, class).get().capacity(class) }
     }
 
     /// Lets a bin have room for so many objects, as many as it holds at least. It has other slots if they are more than few.
@@ -606,7 +583,7 @@ impl Local {
         unsafe {
             let Class { few, few_are, many, .. } = TABLE[class];
             let bin = Self::bin(local, class);
-            let (bottom, held) = (bin.bottom(class), bin.held(class));
+            let (bottom, held) = (bin.get().bottom(class), bin.get().held(class));
             let before = Self::beyond(local, class, Self::room(local, class));
             let part = local.as_ptr();
             (*part).beyond = (*part).beyond - before + Self::beyond(local, class, room);
@@ -615,8 +592,7 @@ impl Local {
             if new_bottom != bottom {
                 Self::move_slots(local, bottom, new_bottom, held + 1);
             }
-            bin.full.set(new_bottom + room);
-            bin.top.set(new_bottom + held);
+            bin.set(Bin::new(new_bottom + held, room - held));
         }
     }
 
@@ -797,7 +773,8 @@ impl Local {
                 Self::make_room(local, class, 1);
             }
             let bin = Self::bin(local, class);
-            let count = wanted.min((*desc).free).min(bin.full.get() - bin.top.get());
+            let now = bin.get();
+            let count = wanted.min((*desc).free).min(now.room());
             if count == 0 && (*local.as_ptr()).classes[class].current != desc {
                 Self::put_aside(local, Self::run(slab), runs);
                 return Some(());
@@ -805,8 +782,8 @@ impl Local {
             let bits = Desc::bits(slab);
             let size = TABLE[class].size as usize;
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
-            let top = bin.top.get() + count;
-            let mut slot = Self::slot(local, top);
+            let filled = now.with(count);
+            let mut slot = Self::slot(local, filled.top());
             let start = Self::start(slab).as_ptr();
             let (mut word, mut left) = (0, u32::from(count));
             while left > 0 {
@@ -829,7 +806,7 @@ impl Local {
                 left -= run;
             }
             (*desc).free -= count;
-            bin.top.set(top);
+            bin.set(filled);
             (*local.as_ptr()).filled[class] = true;
             (*local.as_ptr()).ever_filled |= 1 << class;
             Some(())
@@ -846,7 +823,7 @@ impl Local {
     unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let held = Self::bin(local, class).held(class);
+            let held = Self::bin(local, class).get().held(class);
             Self::flush_some(local, class, held.div_ceil(2), runs);
             Self::widen(local, class);
         }
@@ -857,12 +834,13 @@ impl Local {
         // SAFETY: the caller promises class and part, and that the bin has that many.
         unsafe {
             let bin = Self::bin(local, class);
-            let oldest = bin.bottom(class) + 1;
+            let oldest = bin.get().bottom(class) + 1;
             let objects = Self::slot(local, oldest).cast::<*mut u8>();
             Self::give_back(local, Some(class), objects, usize::from(count), runs);
             // Of what was not as it should be, some may have been sent, and other objects have come home for it.
-            Self::move_slots(local, oldest + count, oldest, bin.held(class) - count);
-            bin.top.set(bin.top.get() - count);
+            let left = bin.get().without(count);
+            Self::move_slots(local, oldest + count, oldest, left.held(class));
+            bin.set(left);
         }
     }
 
@@ -953,7 +931,7 @@ impl Local {
             let mut left = PASSED;
             while let Some(class) = Self::next_bin(local, &mut left) {
                 let slabs = &raw mut (*local.as_ptr()).classes[class];
-                let held = Self::bin(local, class).held(class);
+                let held = Self::bin(local, class).get().held(class);
                 let unneeded = !mem::take(&mut (*local.as_ptr()).filled[class]);
                 // The heap may have become much smaller.
                 let too_much = (*local.as_ptr()).beyond > 2 * Self::share(local)
@@ -1004,7 +982,7 @@ impl Local {
         let flush = |class: usize, runs: &mut R| {
             // SAFETY: the caller promises the part.
             unsafe {
-                let held = Self::bin(local, class).held(class);
+                let held = Self::bin(local, class).get().held(class);
                 Self::flush_some(local, class, held, runs);
                 Self::narrow(local, class);
             }
@@ -1067,7 +1045,7 @@ impl Local {
     ) {
         // SAFETY: the caller promises part and class. Whatever the index is, there are as many slots.
         unsafe {
-            let bin = Self::bin(local, class);
+            let bin = Self::bin(local, class).look();
             let first = Self::slot(local, bin.bottom(class) + 1);
             (0..bin.held(class).into()).for_each(|at| visit((*first.add(at)).look()));
         }
