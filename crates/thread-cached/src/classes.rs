@@ -27,7 +27,7 @@ pub(crate) const MAX_SMALL: usize = 32 << 10;
 /// The largest size of a class.
 pub(crate) const MAX_CLASS: usize = 128 << 10;
 
-/// Classes of sizes up to this one, in bytes, are looked up: the table is one cache line.
+/// Classes of sizes up to this one, in bytes, are looked up.
 pub(crate) const LOOKED_UP: usize = GRANULES * GRANULE;
 /// The same in granules.
 pub(crate) const GRANULES: usize = 64;
@@ -36,7 +36,8 @@ pub(crate) const GRANULES: usize = 64;
 #[repr(align(64))]
 struct Looked([u8; GRANULES]);
 
-// A constant, so that whoever compiles the fast paths has it at hand: a static of this crate is reached by way of a table.
+// A constant, so that whoever compiles the fast paths has it at hand: a static of this crate is reached by way of a table
+// of addresses, which takes a load.
 const CLASS_OF: &Looked = &{
     let mut table = [0; GRANULES];
     let mut granules = 0;

@@ -157,6 +157,13 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             // SAFETY: orphans are ours under the lock.
             unsafe {
                 let (orphan, place) = ((*local.as_ptr()).orphan, local.addr().get());
+                if orphan || Some(local) == own {
+                    let placed = Local::bins_are_in_their_slots(local);
+                    found = found.and(ensure(placed, "a bin is in its slots", place));
+                    if !placed {
+                        return;
+                    }
+                }
                 if orphan {
                     let mut at_hand = 0;
                     (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));

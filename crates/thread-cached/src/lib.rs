@@ -98,11 +98,12 @@
 //! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.58 | 1.12 |
 //! | checks | those that cost nothing | all ([`Checked`]) | 1.33 | 1.09 |
 //!
-//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
-//! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take 4 per
-//! cent off the time, for an eighth more memory. Large heaps have them either way; who wants small ones fast sets
-//! [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page. What threads keep at hand is
-//! half of the speed and little memory, for what lies idle there goes back.
+//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge
+//! pages need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take
+//! 4 per cent off the time, for an eighth more memory. Large heaps have them either way; who wants small ones fast sets
+//! [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page: means of such a run differ
+//! by some 4 per cent from one time to the next. What threads keep at hand is half of the speed and little memory, for
+//! what lies idle there goes back.
 #![no_std]
 
 mod chunk;

@@ -10,9 +10,9 @@
 //!
 //! Invariants:
 //!
-//! * the objects of a bin lie above its class's sentinel, which is null, up to its topmost index, and are of the class;
-//!   no slab counts them as free; there are slots for as many more as it has room for; those of an orphan are empty, and
-//!   parcels at hand are of slabs of ours;
+//! * the objects of a bin lie above its class's sentinel, which is null, up to its topmost index; they are of the class,
+//!   and no slab counts them as free; behind them there are slots for as many more as it may hold; bins of an orphan are
+//!   empty, and parcels at hand are of slabs of ours;
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
 //! * a class whose bin was never filled has no slab;
@@ -311,7 +311,7 @@ impl Local {
             let bin = Self::bin(local, class);
             let now = bin.get();
             let object = NonNull::new((*Self::slot(local, now.top())).get())?;
-            bin.set(now.popped());
+            bin.set(now.without(1));
             Some(object)
         }
     }
@@ -334,7 +334,7 @@ impl Local {
             (*slot.add(1)).set(object.as_ptr());
             // Whoever interrupts this thread, by a signal or a fork, finds the object first.
             compiler_fence(Release);
-            bin.set(now.pushed());
+            bin.set(now.with(1));
             true
         }
     }
@@ -574,7 +574,7 @@ impl Local {
     /// How many objects a bin has room for.
     unsafe fn room(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises class and part.
-        unsafe { Self::bin(local, class).get().capacity(class) }
+        unsafe { Self::bin(local, class).get().room(class) }
     }
 
     /// Lets a bin have room for so many objects, as many as it holds at least. It has other slots if they are more than few.
@@ -583,8 +583,9 @@ impl Local {
         unsafe {
             let Class { few, few_are, many, .. } = TABLE[class];
             let bin = Self::bin(local, class);
-            let (bottom, held) = (bin.get().bottom(class), bin.get().held(class));
-            let before = Self::beyond(local, class, Self::room(local, class));
+            let now = bin.get();
+            let (bottom, held) = (now.bottom(class), now.held(class));
+            let before = Self::beyond(local, class, now.room(class));
             let part = local.as_ptr();
             (*part).beyond = (*part).beyond - before + Self::beyond(local, class, room);
             let new_bottom = if room > few_are { many } else { few };
@@ -631,6 +632,25 @@ impl Local {
         unsafe {
             let beyond = |class| Self::beyond(local, class, Self::room(local, class));
             (0..ALL).map(beyond).sum::<usize>() == (*local.as_ptr()).beyond
+        }
+    }
+
+    /// Whether each bin is in its slots, above a sentinel, and holds no null.
+    ///
+    /// # Safety
+    ///
+    /// The part is the caller's.
+    pub(crate) unsafe fn bins_are_in_their_slots(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises the part; the indexes are those of slots.
+        unsafe {
+            (0..ALL).all(|class| {
+                let bin = Self::bin(local, class).get();
+                bin.is_in_its_slots(class) && {
+                    let is_null = |index| (*Self::slot(local, index)).get().is_null();
+                    let bottom = bin.bottom(class);
+                    is_null(bottom) && !(bottom + 1..=bin.top()).any(is_null)
+                }
+            })
         }
     }
 
@@ -774,7 +794,7 @@ impl Local {
             }
             let bin = Self::bin(local, class);
             let now = bin.get();
-            let count = wanted.min((*desc).free).min(now.room());
+            let count = wanted.min((*desc).free).min(now.left());
             if count == 0 && (*local.as_ptr()).classes[class].current != desc {
                 Self::put_aside(local, Self::run(slab), runs);
                 return Some(());
@@ -1043,7 +1063,7 @@ impl Local {
         class: usize,
         visit: &mut dyn FnMut(*mut u8),
     ) {
-        // SAFETY: the caller promises part and class. Whatever the index is, there are as many slots.
+        // SAFETY: the caller promises part and class; at any time, what is in a bin is in slots.
         unsafe {
             let bin = Self::bin(local, class).look();
             let first = Self::slot(local, bin.bottom(class) + 1);

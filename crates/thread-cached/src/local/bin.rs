@@ -5,21 +5,21 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::classes::{Class, TABLE};
 use crate::shown::Word;
 
-/// The objects of a class that are at hand: the index of the topmost one in the slots, and above it, for how many more
-/// there is room. The fast paths load and store both at once.
+/// The objects of a class that are at hand: the index of the topmost one in the slots, and above it, how many more it may
+/// hold. The fast paths load and store both at once.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct Bin(u32);
 
 impl Bin {
-    /// An object less at the top, and room for one more.
-    const ONE_LESS: u32 = Self::ROOM - 1;
-    /// Room for one more.
-    const ROOM: u32 = 1 << 16;
+    /// It may hold one more.
+    const LEFT: u32 = 1 << 16;
+    /// An object less on top, and it may hold one more.
+    const ONE_LESS: u32 = Self::LEFT - 1;
 
-    /// A bin of this topmost index, with room for so many more.
-    pub(super) fn new(top: u16, room: u16) -> Self {
-        Self(u32::from(room) * Self::ROOM + u32::from(top))
+    /// A bin of this topmost index that may hold so many more objects.
+    pub(super) fn new(top: u16, left: u16) -> Self {
+        Self(u32::from(left) * Self::LEFT + u32::from(top))
     }
 
     /// The index of the topmost object, or of the sentinel.
@@ -28,53 +28,59 @@ impl Bin {
         self.0 as u16
     }
 
-    /// For how many more objects there is room.
-    pub(super) fn room(self) -> u16 {
+    /// How many more objects it may hold.
+    pub(super) fn left(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
-    /// Whether there is room for none.
+    /// Whether that is none.
     #[inline(always)]
     pub(super) fn is_full(self) -> bool {
-        self.0 < Self::ROOM
+        self.0 < Self::LEFT
     }
 
-    /// This bin without its topmost object.
+    /// This bin without so many objects that it holds.
     #[inline(always)]
-    pub(super) fn popped(self) -> Self {
-        Self(self.0 + Self::ONE_LESS)
-    }
-
-    /// This bin, which is not full, with another object on top.
-    #[inline(always)]
-    pub(super) fn pushed(self) -> Self {
-        Self(self.0 - Self::ONE_LESS)
-    }
-
-    /// This bin without so many of its objects.
     pub(super) fn without(self, count: u16) -> Self {
-        Self::new(self.top() - count, self.room() + count)
+        Self(self.0 + Self::ONE_LESS * u32::from(count))
     }
 
-    /// This bin, which has room for them, with so many objects more.
+    /// This bin with so many objects more, which it may hold.
+    #[inline(always)]
     pub(super) fn with(self, count: u16) -> Self {
-        Self::new(self.top() + count, self.room() - count)
+        Self(self.0 - Self::ONE_LESS * u32::from(count))
     }
 
-    /// The index of the sentinel: a bin that may hold more than a few objects has other slots.
+    /// The index of the sentinel, and how many slots are above it: a bin that may hold more than a few objects has others.
+    fn slots(self, class: usize) -> (u16, u16) {
+        let Class { few, few_are, many, most, .. } = TABLE[class];
+        if self.end() > u32::from(few + few_are) { (many, most) } else { (few, few_are) }
+    }
+
+    /// The index of the sentinel.
     pub(super) fn bottom(self, class: usize) -> u16 {
-        let Class { few, few_are, many, .. } = TABLE[class];
-        if self.top() + self.room() > few + few_are { many } else { few }
+        self.slots(class).0
     }
 
-    /// How many objects are at hand; no more than there are slots for, whatever is seen.
+    /// How many objects are at hand.
     pub(super) fn held(self, class: usize) -> u16 {
-        self.top().saturating_sub(self.bottom(class)).min(TABLE[class].most)
+        self.top() - self.bottom(class)
     }
 
-    /// How many objects it may hold.
-    pub(super) fn capacity(self, class: usize) -> u16 {
-        self.top() + self.room() - self.bottom(class)
+    /// For how many objects it has room.
+    pub(super) fn room(self, class: usize) -> u16 {
+        self.held(class) + self.left()
+    }
+
+    /// Whether its objects, and those that it may hold besides, have slots of its class.
+    pub(super) fn is_in_its_slots(self, class: usize) -> bool {
+        let (bottom, slots) = self.slots(class);
+        bottom <= self.top() && self.end() <= u32::from(bottom + slots)
+    }
+
+    /// The index on top when it is full.
+    fn end(self) -> u32 {
+        u32::from(self.top()) + u32::from(self.left())
     }
 }
 
@@ -104,25 +110,27 @@ impl Word for Bin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classes::{ALL, FEW};
 
     #[test]
-    fn a_bin_is_as_it_was_when_what_was_pushed_is_popped() {
-        for (class, &Class { few, few_are, many, most, .. }) in TABLE.iter().enumerate().take(ALL) {
-            for (bottom, capacity) in [(few, few_are), (many, most)] {
-                let mut bin = Bin::new(bottom, capacity);
-                for held in 0..capacity {
-                    assert_eq!((bin.held(class), bin.room()), (held, capacity - held));
-                    assert_eq!((bin.bottom(class), bin.capacity(class)), (bottom, capacity));
-                    assert!(!bin.is_full());
-                    bin = bin.pushed();
+    fn a_bin_of_any_room_is_as_it_was_when_what_was_pushed_is_popped() {
+        for (class, &Class { few, few_are, many, most, .. }) in TABLE.iter().enumerate() {
+            for room in 0..=most {
+                let bottom = if room > few_are { many } else { few };
+                let empty = Bin::new(bottom, room);
+                let mut bin = empty;
+                for held in 0..room {
+                    assert_eq!((bin.held(class), bin.left()), (held, room - held));
+                    assert_eq!((bin.bottom(class), bin.room(class)), (bottom, room));
+                    assert!(bin.is_in_its_slots(class) && !bin.is_full());
+                    bin = bin.with(1);
                 }
-                assert!(bin.is_full() && bin.held(class) == capacity);
-                assert_eq!(bin.without(capacity).with(capacity).0, bin.0);
-                (0..capacity).for_each(|_| bin = bin.popped());
-                assert_eq!(bin.0, Bin::new(bottom, capacity).0);
+                assert!(bin.is_in_its_slots(class) && bin.is_full() && bin.held(class) == room);
+                assert_eq!(bin.0, empty.with(room).0);
+                (0..room).for_each(|_| bin = bin.without(1));
+                assert_eq!((bin.0, empty.with(room).without(room).0), (empty.0, empty.0));
             }
+            assert!(!Bin::new(many, most + 1).is_in_its_slots(class));
+            assert!(!Bin::new(many.wrapping_sub(1), most + 2).is_in_its_slots(class));
         }
-        assert!(Bin::new(FEW, 0).is_full());
     }
 }
