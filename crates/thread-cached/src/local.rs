@@ -470,14 +470,6 @@ impl Local {
         (class < SHARING).then_some(class)
     }
 
-    /// The class of an entry of ours, if it is a large one.
-    #[inline(always)]
-    unsafe fn own_large(local: NonNull<Self>, entry: Entry) -> Option<usize> {
-        // SAFETY: the caller promises its own part.
-        let class = (entry ^ unsafe { (*local.as_ptr()).tag }) as usize;
-        (SHARING..CLASSES).contains(&class).then_some(class)
-    }
-
     /// Takes the chunk for near that the part itself is in, which stays as long as the heap.
     ///
     /// # Safety
@@ -499,7 +491,10 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn own_large_class(local: NonNull<Self>, addr: usize) -> Option<usize> {
         // SAFETY: the caller promises the part.
-        unsafe { Self::own_large(local, Self::entry(local, addr)) }
+        unsafe {
+            let class = (Self::entry(local, addr) ^ (*local.as_ptr()).tag) as usize;
+            (SHARING..CLASSES).contains(&class).then_some(class)
+        }
     }
 
     /// The class of an object of ours, by its address, but for large ones; whether it is one at all is not asked. Anything
