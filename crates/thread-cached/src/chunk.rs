@@ -208,9 +208,9 @@ pub(crate) struct Chunk {
     pub(crate) first: u32,
     /// Pages that serve something.
     pub(crate) used: u32,
-    /// Which parts of it that a huge page could serve may have one: a bit for each.
+    /// To which parts of it that a huge page could serve one was offered: a bit for each.
     pub(crate) huge: u32,
-    /// Which of these may have none for now: part of each was discarded.
+    /// Which may have none for now, whoever offered it.
     pub(crate) withdrawn: u32,
     /// How many pages of each such part are those of clean runs.
     pub(crate) clean: [u16; HUGE_PARTS],

@@ -157,25 +157,23 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             // SAFETY: orphans are ours under the lock.
             unsafe {
                 let (orphan, place) = ((*local.as_ptr()).orphan, local.addr().get());
-                if orphan || Some(local) == own {
-                    let placed = Local::bins_are_in_their_slots(local);
-                    found = found.and(ensure(placed, "a bin is in its slots", place));
-                    if !placed {
-                        return;
-                    }
+                if found.is_err() || !orphan && Some(local) != own {
+                    return;
                 }
-                if orphan {
-                    let mut at_hand = 0;
-                    (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));
-                    found = found.and(ensure(at_hand == 0, "an orphan has nothing at hand", place));
+                // First, as the others read from there.
+                found =
+                    ensure(Local::bins_are_in_their_slots(local), "a bin is in its slots", place);
+                if found.is_err() {
+                    return;
                 }
-                if orphan || Some(local) == own {
-                    let counted = Local::counts_room(local);
-                    found = found.and(ensure(counted, "room for larger objects is counted", place));
-                    let known = Local::knows_its_classes(local);
-                    found =
-                        found.and(ensure(known, "a class with slabs had its bin filled", place));
-                }
+                let mut at_hand = 0;
+                (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));
+                let idle = !orphan || at_hand == 0;
+                let counted = Local::counts_room(local);
+                let known = Local::knows_its_classes(local);
+                found = ensure(idle, "an orphan has nothing at hand", place)
+                    .and(ensure(counted, "room for larger objects is counted", place))
+                    .and(ensure(known, "a class with slabs had its bin filled", place));
             }
         });
         self.each_chunk(&mut |chunk| {

@@ -62,6 +62,11 @@
 //! touched. Where a part of one is discarded, in a chunk, it asks for none any more until all of it was, or all is in use
 //! again: otherwise the kernel would make all of it present by and by (`khugepaged`).
 //!
+//! A kernel that is set up to give huge pages to all (`always`), or a backend that asks for them, has them for the rest too:
+//! who chose that has time for memory. What is kept from them even so is the first 2 MiB of a heap, as most processes need
+//! less and 1 MiB shall not take two; those of which a part was discarded; and everything, where [`Design::HUGE_FROM`] is
+//! `usize::MAX`.
+//!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a
 //! second, takes in about a quarter of a million objects if the owner looked for none since the time before, and

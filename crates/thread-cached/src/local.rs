@@ -246,7 +246,7 @@ impl Local {
             (&raw mut (*local).mailbox).write(Mailbox::new());
             Outgoing::make(&raw mut (*local).outgoing);
             for (class, &Class { few, few_are, .. }) in TABLE.iter().enumerate() {
-                let bin = Bin::new(few, Self::kept_anyhow(at, class).min(few_are));
+                let bin = Bin::of(class, 0, Self::kept_anyhow(at, class).min(few_are));
                 (&raw mut (*local).bins[class]).write(Shown::new(bin));
                 (*Self::slot(at, few)).set(ptr::null_mut());
             }
@@ -576,19 +576,18 @@ impl Local {
     unsafe fn make_room(local: NonNull<Self>, class: usize, room: u16) {
         // SAFETY: the caller promises class, part and number.
         unsafe {
-            let Class { few, few_are, many, .. } = TABLE[class];
             let bin = Self::bin(local, class);
-            let now = bin.get();
-            let (bottom, held) = (now.bottom(class), now.held(class));
+            let (now, held) = (bin.get(), bin.get().held(class));
             let before = Self::beyond(local, class, now.room(class));
             let part = local.as_ptr();
             (*part).beyond = (*part).beyond - before + Self::beyond(local, class, room);
-            let new_bottom = if room > few_are { many } else { few };
+            let new = Bin::of(class, held, room);
+            let (from, to) = (now.bottom(class), new.bottom(class));
             // The sentinel goes along, and is null in both.
-            if new_bottom != bottom {
-                Self::move_slots(local, bottom, new_bottom, held + 1);
+            if from != to {
+                Self::move_slots(local, from, to, held + 1);
             }
-            bin.set(Bin::new(new_bottom + held, room - held));
+            bin.set(new);
         }
     }
 

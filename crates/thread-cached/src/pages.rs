@@ -12,7 +12,7 @@
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs; the pages that are clean are counted for each part of a chunk that a
-//! huge page could serve, and where huge pages were offered and are withdrawn, some are clean and some are not.
+//! huge page could serve, and where the heap offered huge pages and has withdrawn them, some are clean and some are not.
 
 mod growth;
 mod mapped;
@@ -683,6 +683,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let previous = NonNull::new(self.chunks);
         // SAFETY: one is a chunk, the other was just given.
         unsafe {
+            self.withdraw_first(region);
             let chunk = Chunk::make(region, size, self.chunks);
             self.begin_growth(chunk, previous);
             Some(chunk)

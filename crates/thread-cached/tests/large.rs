@@ -211,8 +211,9 @@ fn a_heap_of_a_few_mib_gets_huge_pages_while_it_keeps_its_pace() {
 /// Small pages, by their addresses.
 #[derive(Default)]
 struct Known {
-    /// Those that may be part of a huge page.
+    /// Those that may be part of a huge page, and those that may not because that was said.
     offered: BTreeSet<usize>,
+    withdrawn: BTreeSet<usize>,
     /// Those that were written to and not discarded since, and the contrary.
     written: BTreeSet<usize>,
     discarded: BTreeSet<usize>,
@@ -232,7 +233,12 @@ impl Known {
 }
 
 /// Mappings that note what is known of their pages.
-struct Knowing(Mmap, &'static Mutex<Known>);
+struct Knowing {
+    mappings: Mmap,
+    known: &'static Mutex<Known>,
+    /// Whether the kernel has huge pages for all, asked or not.
+    always: bool,
+}
 
 fn small_pages(region: Region) -> impl Iterator<Item = usize> {
     (region.addr()..region.end()).step_by(4096)
@@ -241,41 +247,53 @@ fn small_pages(region: Region) -> impl Iterator<Item = usize> {
 // SAFETY: the mappings are the inner backend's.
 unsafe impl HeapBackend for Knowing {
     fn page_size(&self) -> usize {
-        self.0.page_size()
+        self.mappings.page_size()
     }
 
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.grow(size, align)
+        let region = self.mappings.grow(size, align)?;
+        if self.always {
+            self.known.lock().unwrap().offered.extend(small_pages(region));
+        }
+        Ok(region)
     }
 
     unsafe fn shrink(&mut self, region: Region) -> usize {
-        let mut known = self.1.lock().unwrap();
+        let mut known = self.known.lock().unwrap();
         for page in small_pages(region) {
             known.offered.remove(&page);
+            known.withdrawn.remove(&page);
             known.written.remove(&page);
             known.discarded.remove(&page);
         }
         // SAFETY: the caller promises the same.
-        unsafe { self.0.shrink(region) }
+        unsafe { self.mappings.shrink(region) }
     }
 
     unsafe fn discard(&mut self, region: Region) -> bool {
-        let mut known = self.1.lock().unwrap();
+        let mut known = self.known.lock().unwrap();
         for page in small_pages(region) {
             known.written.remove(&page);
             known.discarded.insert(page);
         }
         // SAFETY: the caller promises the same.
-        unsafe { self.0.discard(region) }
+        unsafe { self.mappings.discard(region) }
     }
 
     unsafe fn offer_huge_pages(&mut self, region: Region) {
-        self.1.lock().unwrap().offered.extend(small_pages(region));
+        let mut known = self.known.lock().unwrap();
+        for page in small_pages(region) {
+            known.offered.insert(page);
+            known.withdrawn.remove(&page);
+        }
     }
 
     unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        let mut known = self.1.lock().unwrap();
-        small_pages(region).for_each(|page| assert!(known.offered.remove(&page)));
+        let mut known = self.known.lock().unwrap();
+        for page in small_pages(region) {
+            known.offered.remove(&page);
+            assert!(known.withdrawn.insert(page), "what is withdrawn need not be again");
+        }
     }
 
     fn is_present(&self, _: usize) -> bool {
@@ -283,10 +301,10 @@ unsafe impl HeapBackend for Knowing {
     }
 }
 
-#[test]
-fn what_was_discarded_beside_what_is_in_use_is_not_made_present_again() {
+/// Whether huge pages are for all or not.
+fn discards_beside_what_is_in_use(always: bool) {
     let known: &'static Mutex<Known> = Box::leak(Box::default());
-    let heap = ThreadCached::<Knowing>::over(Knowing(Mmap::new(), known));
+    let heap = ThreadCached::<Knowing>::over(Knowing { mappings: Mmap::new(), known, always });
     let filled_with = |bytes: usize| -> Vec<_> {
         let objects: Vec<_> =
             (0..bytes / 200).map(|_| heap.allocate(layout(200)).unwrap()).collect();
@@ -327,9 +345,20 @@ fn what_was_discarded_beside_what_is_in_use_is_not_made_present_again() {
 }
 
 #[test]
+fn what_was_discarded_beside_what_is_in_use_is_not_made_present_again() {
+    discards_beside_what_is_in_use(false);
+}
+
+#[test]
+fn nor_is_it_where_all_that_is_present_may_be_huge_anyhow() {
+    discards_beside_what_is_in_use(true);
+}
+
+#[test]
 fn what_lies_in_front_of_an_aligned_block_is_no_huge_page() {
     let known: &'static Mutex<Known> = Box::leak(Box::default());
-    let heap = ThreadCached::<Knowing>::over(Knowing(Mmap::new(), known));
+    let heap =
+        ThreadCached::<Knowing>::over(Knowing { mappings: Mmap::new(), known, always: false });
     let layout = Layout::from_size_align(32 * MIB, 4 * MIB).unwrap();
     for _ in 0..8 {
         let block = heap.allocate(layout).unwrap().addr().get();
@@ -345,7 +374,8 @@ fn what_lies_in_front_of_an_aligned_block_is_no_huge_page() {
 #[test]
 fn a_short_block_leaves_a_long_spare_as_it_is() {
     let known: &'static Mutex<Known> = Box::leak(Box::default());
-    let heap = ThreadCached::<Knowing>::over(Knowing(Mmap::new(), known));
+    let heap =
+        ThreadCached::<Knowing>::over(Knowing { mappings: Mmap::new(), known, always: false });
     let mut discarded = 0;
     for _ in 0..8 {
         for mib in [64, 2] {

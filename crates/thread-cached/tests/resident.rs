@@ -222,6 +222,42 @@ fn of_rests(bytes: usize, freed: usize) -> [usize; 2] {
     [before, after]
 }
 
+/// Whether the kernel may make huge pages around an address, of itself or because it was asked to.
+fn may_be_huge(addr: usize) -> bool {
+    let maps = fs::read_to_string("/proc/self/smaps").expect("the kernel tells");
+    let mut here = false;
+    for line in maps.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        if let Some((start, end)) = range {
+            let number = |text| usize::from_str_radix(text, 16).expect("an address");
+            here = (number(start)..number(end)).contains(&addr);
+        } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| here) {
+            return !flags.split(' ').any(|flag| flag == "nh");
+        }
+    }
+    panic!("nothing is mapped at {addr:x}");
+}
+
+/// Whether anything may become huge of the first pages of a heap, or where every other part of what was used was given back:
+/// that would be present again.
+fn no_huge_pages_where_some_was_given_back() {
+    let heap = <ThreadCached>::new();
+    let blocks: Vec<_> = (0..3500).map(|_| written(&heap, 1000, 1000)).collect();
+    assert!(!may_be_huge(blocks[0].addr().get()), "the first pages of a heap");
+    let before = resident();
+    let (kept, freed): (Vec<_>, Vec<_>) =
+        blocks.into_iter().enumerate().partition(|(index, _)| index / 100 % 2 == 0);
+    // SAFETY: each is in use.
+    freed.iter().for_each(|&(_, block)| unsafe {
+        heap.deallocate(block).expect("a block in use");
+    });
+    heap.trim();
+    assert!(resident() + (1 << 20) < before, "some was given back");
+    for (index, block) in kept.into_iter().step_by(50) {
+        assert!(!may_be_huge(block.addr().get()), "block {index}: some around was given back");
+    }
+}
+
 /// Whether larger pages come to those alone that ask for them.
 fn huge_pages_are_asked_for() -> bool {
     let folder = "/sys/kernel/mm/transparent_hugepage";
@@ -242,11 +278,6 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
             println!("beginnings of {count} blocks of {size} bytes: {} KiB", little >> 10);
             // Two pages for each: its own, and that of its descriptor or head. And of what is made present by the step.
             assert!(little < (3 << 20) + count * (8 << 10), "{count} of {size}: {little} bytes");
-        }
-        for (mib, freed) in [(6, 0), (6, 64), (6, 256), (7, 0), (8, 200), (19, 0), (19, 100)] {
-            let [before, after] = of_rests(mib << 20, freed);
-            println!("beside {mib} MiB: {} KiB, after a trim {}", before >> 10, after >> 10);
-            assert!(after < (mib << 20) / 10, "{after} bytes beside {mib} MiB");
         }
         for (mib, count, size) in
             [(5, 96, 64), (5, 150, 40), (8, 110, 64), (9, 3, 1700), (9, 3, 2000)]
@@ -269,6 +300,14 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
             println!("a hundred places of a block: {} KiB", little >> 10);
             assert!(little < 1 << 20, "{little} bytes");
         }
+    }
+    for (mib, freed) in [(6, 0), (6, 64), (6, 256), (7, 0), (8, 200), (19, 0), (19, 100)] {
+        let [before, after] = of_rests(mib << 20, freed);
+        println!("beside {mib} MiB: {} KiB, after a trim {}", before >> 10, after >> 10);
+        assert!(after < (mib << 20) / 10, "{after} bytes beside {mib} MiB");
+    }
+    if Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        no_huge_pages_where_some_was_given_back();
     }
     let little = of_a_mebibyte();
     println!("a mebibyte: {} KiB", little >> 10);

@@ -17,8 +17,15 @@ impl Bin {
     /// An object less on top, and it may hold one more.
     const ONE_LESS: u32 = Self::LEFT - 1;
 
+    /// A bin of a class with so many objects, and room for so many: if these are more than few, in its other slots.
+    pub(super) fn of(class: usize, held: u16, room: u16) -> Self {
+        let Class { few, few_are, many, .. } = TABLE[class];
+        let bottom = if room > few_are { many } else { few };
+        Self::new(bottom + held, room - held)
+    }
+
     /// A bin of this topmost index that may hold so many more objects.
-    pub(super) fn new(top: u16, left: u16) -> Self {
+    fn new(top: u16, left: u16) -> Self {
         Self(u32::from(left) * Self::LEFT + u32::from(top))
     }
 
@@ -116,12 +123,13 @@ mod tests {
         for (class, &Class { few, few_are, many, most, .. }) in TABLE.iter().enumerate() {
             for room in 0..=most {
                 let bottom = if room > few_are { many } else { few };
-                let empty = Bin::new(bottom, room);
+                let empty = Bin::of(class, 0, room);
                 let mut bin = empty;
                 for held in 0..room {
                     assert_eq!((bin.held(class), bin.left()), (held, room - held));
                     assert_eq!((bin.bottom(class), bin.room(class)), (bottom, room));
                     assert!(bin.is_in_its_slots(class) && !bin.is_full());
+                    assert_eq!(bin.0, Bin::of(class, held, room).0);
                     bin = bin.with(1);
                 }
                 assert!(bin.is_in_its_slots(class) && bin.is_full() && bin.held(class) == room);

@@ -13,6 +13,10 @@
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor do huge pages come back where
 //! part of one was discarded: see [`note_clean`](Pages::note_clean).
+//!
+//! Where the kernel is set up to offer them to all (`always`), or the backend does, pages are huge besides where they
+//! are not withdrawn here: who chose that has time for memory, but for the [first](Pages::withdraw_first) of a heap, and
+//! where part of one was discarded.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -114,6 +118,19 @@ impl Growth {
 }
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
+    /// A region was given for a chunk, and nothing of it is touched: withdraws of it what shall not be huge whoever offers
+    /// that. That is all where none ever shall; and of the first chunk the first, so that a process that needs little starts
+    /// fast, and who asks for 1 MiB holds less than two.
+    pub(super) unsafe fn withdraw_first(&mut self, region: Region) {
+        let size = match self.growth.has_huge_pages() {
+            false => region.size,
+            true if self.chunks.is_null() => region.size.min(HUGE),
+            true => return,
+        };
+        // SAFETY: the caller promises a region of ours.
+        unsafe { self.source.withdraw_huge_pages(Region { size, ..region }) };
+    }
+
     /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up
     /// from below. That stays until the heap goes, as what its threads share lies in it.
     pub(super) unsafe fn begin_growth(
@@ -121,13 +138,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         chunk: NonNull<Chunk>,
         previous: Option<NonNull<Chunk>>,
     ) {
-        if !self.growth.has_huge_pages() {
-            return;
-        }
         // SAFETY: the caller promises chunks.
         unsafe {
+            if !self.growth.has_huge_pages() {
+                (*chunk.as_ptr()).withdrawn = u32::MAX;
+                return;
+            }
             let Chunk { region, first, .. } = *chunk.as_ptr();
             if previous.is_none() {
+                (*chunk.as_ptr()).withdrawn = 1;
                 let from = self.growth.huge_from.saturating_add(first as usize * PAGE);
                 let growth = &mut self.growth;
                 growth.paced_end = region.addr() + from.min(region.size);
@@ -149,6 +168,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let (first, last) = (offset(region.addr()).div_ceil(HUGE), offset(region.end()) / HUGE);
             for page in first..last {
                 (*chunk.as_ptr()).huge |= 1 << page;
+                (*chunk.as_ptr()).withdrawn &= !(1 << page);
             }
         }
     }
@@ -177,14 +197,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Withdraws the offer of a huge page, or makes it again, if it was made before.
+    /// Withdraws the offer of a huge page, whoever made it, or makes it again, if the heap made it before.
     #[inline]
     unsafe fn set_withdrawn(&mut self, chunk: NonNull<Chunk>, huge: usize, withdrawn: bool) {
         let bit = 1 << huge;
         // SAFETY: the caller promises a part of a chunk.
         unsafe {
             let at = chunk.as_ptr();
-            if (*at).huge & bit == 0 || withdrawn == ((*at).withdrawn & bit != 0) {
+            let offers = (*at).huge & bit != 0;
+            if withdrawn == ((*at).withdrawn & bit != 0) || !withdrawn && !offers {
                 return;
             }
             (*at).withdrawn ^= bit;
@@ -282,7 +303,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let from = first.next_multiple_of(HUGE_PAGES).min(end);
                     let to = (end / HUGE_PAGES * HUGE_PAGES).max(from);
                     for rest in [first..from, to..end] {
-                        if entry != CLEAN || rest.is_empty() || !at.as_ref().is_huge(rest.start) {
+                        if entry != CLEAN || rest.is_empty() {
                             continue;
                         }
                         // Some of it may have gone before.
@@ -369,9 +390,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             });
             ensure(clean == counted, "a chunk counts its clean pages", at)?;
-            ensure(withdrawn & !huge == 0, "what is withdrawn was offered", at)?;
             let in_part = |&(at, &clean): &(usize, &u16)| {
-                withdrawn & (1 << at) == 0 || (1..HUGE_PAGES).contains(&clean.into())
+                huge & withdrawn & (1 << at) == 0 || (1..HUGE_PAGES).contains(&clean.into())
             };
             let fine = clean.iter().enumerate().all(|part| in_part(&part));
             ensure(fine, "where huge pages are withdrawn, some pages are clean and some not", at)
