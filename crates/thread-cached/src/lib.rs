@@ -48,14 +48,14 @@
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use; of what is not needed, half is discarded every tenth of a second in which anything is
-//! done, as whole huge pages, and all after four tenths. A heap of more than 1 MiB that a single thread fills may hold
-//! 56 KiB that nothing has used yet. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
+//! done, as whole huge pages, and all after four tenths. A heap that a single thread fills may hold a sixteenth, 60 KiB at
+//! most, that nothing has used yet. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
 //! present far from where they begin. A heap of more than 4 MiB, about, asks for one at a time, by what the last 2 MiB serve,
-//! while it keeps its pace: while it took no more objects for each of these two than for each MiB before, or a quarter more
-//! (up to twice as many, the larger it is). At 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for
+//! while it keeps its pace: while it took no more objects for each of these two than for each MiB before, or a third more
+//! (up to 2.3 times as many, the larger it is). At 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for
 //! 32 MiB at a time, by what the last ones serve. So does a block from 1.8 MiB to 1 GiB (32 MiB, if it is to be zero), if
 //! the last such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a
 //! huge page that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is
@@ -95,7 +95,7 @@
 //! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.59 | 1.12 |
 //! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.61 | 1.13 |
 //! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.61 | 1.13 |
-//! | huge pages | from 4 MiB on at a steady pace, 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.55 | 1.27 |
+//! | huge pages | from 4 MiB on at a steady pace, up to 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.55 | 1.27 |
 //! | | | never, and small ones one by one | 0.62 | 1.08 |
 //! | kept at hand | 16 KiB of a small class | 4 KiB | 0.62 | 1.12 |
 //! | | | one object | 1.19 | 1.11 |

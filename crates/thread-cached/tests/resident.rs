@@ -279,9 +279,16 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
             // Two pages for each: its own, and that of its descriptor or head. And of what is made present by the step.
             assert!(little < (3 << 20) + count * (8 << 10), "{count} of {size}: {little} bytes");
         }
-        for (mib, count, size) in
-            [(5, 96, 64), (5, 150, 40), (8, 110, 64), (9, 3, 1700), (9, 3, 2000)]
-        {
+        for (mib, count, size) in [
+            (5, 96, 64),
+            (5, 150, 40),
+            (8, 110, 64),
+            (8, 60, 120),
+            (8, 40, 240),
+            (9, 20, 300),
+            (9, 3, 1700),
+            (9, 3, 2000),
+        ] {
             let little = of_beginnings_behind(mib << 20, count, kib(size));
             println!("beginnings of {count} of {size} KiB behind {mib} MiB: {} KiB", little >> 10);
             assert!(

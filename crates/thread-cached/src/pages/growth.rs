@@ -27,20 +27,24 @@ use super::{Pages, Run};
 use crate::chunk::{CLEAN, Chunk, DESC, Desc, HUGE, HUGE_PAGES, LARGE, desc_of, slab_class};
 use crate::classes::{PAGE, TABLE};
 
-/// So many small pages become present at a time: few enough that caches still hold the kernel's zeros when they are
-/// used.
+/// So many small pages become present at a time at most: few enough that caches still hold the kernel's zeros when they
+/// are used.
 const STEP: usize = (64 << 10) / PAGE;
-/// From so many pages in use on: of a smaller heap they would be more than a sixteenth.
-const STEP_FROM: usize = 16 * STEP;
+/// Fewer at a time cost as much as a fault for each.
+const LEAST_STEP: usize = (16 << 10) / PAGE;
+/// They are such a part of the pages in use at most.
+const STEP_PART: usize = 16;
 /// A run of more pages is a long one: it may be left to grow, or be touched in part only.
 const SHORT: usize = STEP / 2;
+/// A run of more pages says by itself what a huge page would serve that begins with it.
+const MUCH_AT_ONCE: usize = HUGE_PAGES / 16;
 /// The part of [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) from which on the pace decides.
 const PACE_FROM: usize = 4;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
 /// At so many marks a heap may take twice as many objects for each as before, and keeps its pace; at fewer, less in
 /// proportion.
-const MARKS_TO_DOUBLE: u64 = 16;
+const MARKS_TO_DOUBLE: u64 = 12;
 
 /// As many objects at least are taken for each mark, as it were: so few tell nothing.
 const OBJECTS_A_MARK: u64 = 128;
@@ -249,7 +253,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if keeps_pace && !whole.is_empty() {
                 let page = (whole.start - region.addr()) / PAGE;
                 let last = page.saturating_sub(HUGE_PAGES)..page;
-                let taken = if run.pages > STEP { run.pages } else { 0 };
+                let taken = if run.pages > MUCH_AT_ONCE { run.pages } else { 0 };
                 if self.is_dense(run.chunk, last, taken) {
                     let pages = whole.step_by(HUGE);
                     pages.for_each(|page| self.make_huge(run.chunk, part(page, page + HUGE)));
@@ -270,21 +274,22 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// once, which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it
     /// is.
     pub(super) fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
+        let step = (self.used / STEP_PART).checked_ilog2().map_or(0, |it| STEP.min(1 << it));
         // SAFETY: a free block stands for a run of a chunk of ours.
         let end = unsafe {
             let (chunk, page) = self.place(desc_of(block));
-            Chunk::page(chunk, page).addr().get() + STEP * PAGE
+            Chunk::page(chunk, page).addr().get() + step * PAGE
         };
-        let short = align == 1 && pages <= SHORT && block.size() / DESC >= STEP;
+        let short = align == 1 && pages <= step / 2 && block.size() / DESC >= step;
         let steps = self.growth.by_steps && end <= self.growth.paced_end;
-        if !short || !steps || self.used < STEP_FROM {
+        if !short || !steps || step < LEAST_STEP {
             return self.cut(CLEAN, block, pages, align);
         }
-        let run = self.cut(CLEAN, block, STEP, 1);
+        let run = self.cut(CLEAN, block, step, 1);
         // SAFETY: the pages were just taken; those behind the first few are given back.
         unsafe {
             self.source.populate(run.region());
-            self.used += STEP - pages;
+            self.used += step - pages;
             self.cut_end(run, pages);
         }
         Run { pages, ..run }
@@ -417,14 +422,14 @@ mod tests {
     fn pace_is_that_of_the_last_two_marks_and_the_smaller_a_heap_the_less_it_may_slow_down() {
         assert!(keeps_pace(&[0, 10_000, 10_000, 10_000]));
         assert!(keeps_pace(&[0, 10_000, 15_000, 8_000]), "on the mean of both");
-        assert!(keeps_pace(&[0, 10_000, 12_000, 12_000]), "at 4 MiB a quarter more");
-        assert!(!keeps_pace(&[0, 10_000, 13_000, 13_000]));
+        assert!(keeps_pace(&[0, 10_000, 13_000, 13_000]), "at 4 MiB a third more");
+        assert!(!keeps_pace(&[0, 10_000, 14_000, 14_000]));
         let at_12_mib = |count| {
             let mut objects = [10_000; 12];
             objects[10..].fill(count);
             keeps_pace(&objects)
         };
-        assert!(at_12_mib(17_000) && !at_12_mib(18_000), "three quarters more");
+        assert!(at_12_mib(19_000) && !at_12_mib(21_000), "twice as many");
     }
 
     #[test]
