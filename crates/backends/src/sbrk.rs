@@ -233,6 +233,12 @@ unsafe impl HeapBackend for Sbrk {
     }
 
     #[cold]
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        // SAFETY: the caller promises a part of a region, which is private anonymous memory.
+        unsafe { sys::withdraw_huge_pages(region.addr(), region.end()) };
+    }
+
+    #[cold]
     fn is_readable(&self, addr: usize) -> bool {
         sys::is_readable(addr)
     }

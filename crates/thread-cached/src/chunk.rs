@@ -210,7 +210,7 @@ pub(crate) struct Chunk {
     pub(crate) used: u32,
     /// To which parts of it that a huge page could serve one was offered: a bit for each.
     pub(crate) huge: u32,
-    /// Which may have none for now, whoever offered it.
+    /// Which may have none, whoever offered it.
     pub(crate) withdrawn: u32,
     /// How many pages of each such part are those of clean runs.
     pub(crate) clean: [u16; HUGE_PARTS],
@@ -267,7 +267,7 @@ impl Chunk {
         pages - (Self::enough_for(pages) - pages)
     }
 
-    /// Whether a page may be part of a huge one.
+    /// Whether the heap offered a huge page for a page.
     pub(crate) fn is_huge(&self, page: usize) -> bool {
         self.huge & (1 << (page * PAGE / HUGE)) != 0
     }

@@ -48,8 +48,9 @@
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use; of what is not needed, half is discarded every tenth of a second in which anything is
-//! done, as whole huge pages, and all after four tenths. A heap that a single thread fills may hold a sixteenth, 60 KiB at
-//! most, that nothing has used yet. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
+//! done, as whole huge pages, and all after four tenths. A heap that a single thread fills has small pages made
+//! present ahead of need, at a time at most 64 KiB and a sixteenth of it; those that longer runs leave over wait for shorter
+//! ones, or decay. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
@@ -64,8 +65,8 @@
 //!
 //! A kernel that is set up to give huge pages to all (`always`), or a backend that asks for them, has them for the rest too:
 //! who chose that has time for memory. What is kept from them even so is the first 2 MiB of a heap, as most processes need
-//! less and 1 MiB shall not take two; those of which a part was discarded; and everything, where [`Design::HUGE_FROM`] is
-//! `usize::MAX`.
+//! less and 1 MiB shall not take two; for good, each 2 MiB of which a part was discarded, unless the heap itself asked for
+//! them before; and all but mapped blocks, where [`Design::HUGE_FROM`] is `usize::MAX`.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a

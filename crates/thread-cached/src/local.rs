@@ -577,7 +577,8 @@ impl Local {
         // SAFETY: the caller promises class, part and number.
         unsafe {
             let bin = Self::bin(local, class);
-            let (now, held) = (bin.get(), bin.get().held(class));
+            let now = bin.get();
+            let held = now.held(class);
             let before = Self::beyond(local, class, now.room(class));
             let part = local.as_ptr();
             (*part).beyond = (*part).beyond - before + Self::beyond(local, class, room);

@@ -354,6 +354,51 @@ fn nor_is_it_where_all_that_is_present_may_be_huge_anyhow() {
     discards_beside_what_is_in_use(true);
 }
 
+/// Mappings of at most 1 MiB, which a huge page does not fit in, and where they are.
+struct Short(Mmap, Vec<Region>);
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Short {
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        let region = if size > MIB { Err(OutOfMemory) } else { self.0.grow(size, align) }?;
+        self.1.push(region);
+        Ok(region)
+    }
+
+    unsafe fn shrink(&mut self, region: Region) -> usize {
+        self.1.retain(|given| given.addr() != region.addr());
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.shrink(region) }
+    }
+
+    unsafe fn discard(&mut self, region: Region) -> bool {
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.discard(region) }
+    }
+
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        let holds = |given: &Region| given.addr() <= region.addr() && region.end() <= given.end();
+        assert!(self.1.iter().any(holds), "what is withdrawn is the heap's");
+    }
+}
+
+#[test]
+fn where_chunks_are_short_nothing_behind_them_is_withdrawn() {
+    let heap = ThreadCached::<Short>::over(Short(Mmap::new(), Vec::new()));
+    let objects: Vec<_> =
+        (0..8 * MIB / 1000).map(|_| heap.allocate(layout(1000)).unwrap()).collect();
+    for object in objects.into_iter().enumerate().filter(|(index, _)| index / 100 % 2 == 0) {
+        // SAFETY: in use.
+        unsafe { heap.deallocate(object.1) }.unwrap();
+    }
+    assert!(heap.trim() > MIB, "some was given back");
+    heap.check().unwrap();
+}
+
 #[test]
 fn what_lies_in_front_of_an_aligned_block_is_no_huge_page() {
     let known: &'static Mutex<Known> = Box::leak(Box::default());

@@ -222,8 +222,8 @@ fn of_rests(bytes: usize, freed: usize) -> [usize; 2] {
     [before, after]
 }
 
-/// Whether the kernel may make huge pages around an address, of itself or because it was asked to.
-fn may_be_huge(addr: usize) -> bool {
+/// Whether the kernel was told to make no huge pages around an address.
+fn is_withdrawn(addr: usize) -> bool {
     let maps = fs::read_to_string("/proc/self/smaps").expect("the kernel tells");
     let mut here = false;
     for line in maps.lines() {
@@ -232,18 +232,18 @@ fn may_be_huge(addr: usize) -> bool {
             let number = |text| usize::from_str_radix(text, 16).expect("an address");
             here = (number(start)..number(end)).contains(&addr);
         } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| here) {
-            return !flags.split(' ').any(|flag| flag == "nh");
+            return flags.split(' ').any(|flag| flag == "nh");
         }
     }
     panic!("nothing is mapped at {addr:x}");
 }
 
-/// Whether anything may become huge of the first pages of a heap, or where every other part of what was used was given back:
-/// that would be present again.
+/// Nothing may become huge of the first pages of a heap, or where every other part of what was used was given back: that
+/// would be present again.
 fn no_huge_pages_where_some_was_given_back() {
     let heap = <ThreadCached>::new();
-    let blocks: Vec<_> = (0..3500).map(|_| written(&heap, 1000, 1000)).collect();
-    assert!(!may_be_huge(blocks[0].addr().get()), "the first pages of a heap");
+    let blocks: Vec<_> = (0..3000).map(|_| written(&heap, 1000, 1000)).collect();
+    assert!(is_withdrawn(blocks[0].addr().get()), "the first pages of a heap");
     let before = resident();
     let (kept, freed): (Vec<_>, Vec<_>) =
         blocks.into_iter().enumerate().partition(|(index, _)| index / 100 % 2 == 0);
@@ -254,7 +254,7 @@ fn no_huge_pages_where_some_was_given_back() {
     heap.trim();
     assert!(resident() + (1 << 20) < before, "some was given back");
     for (index, block) in kept.into_iter().step_by(50) {
-        assert!(!may_be_huge(block.addr().get()), "block {index}: some around was given back");
+        assert!(is_withdrawn(block.addr().get()), "block {index}: some around was given back");
     }
 }
 

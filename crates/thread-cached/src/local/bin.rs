@@ -17,7 +17,7 @@ impl Bin {
     /// An object less on top, and it may hold one more.
     const ONE_LESS: u32 = Self::LEFT - 1;
 
-    /// A bin of a class with so many objects, and room for so many: if these are more than few, in its other slots.
+    /// A bin of a class with so many objects, and room for so many. Room for more than few has other slots.
     pub(super) fn of(class: usize, held: u16, room: u16) -> Self {
         let Class { few, few_are, many, .. } = TABLE[class];
         let bottom = if room > few_are { many } else { few };

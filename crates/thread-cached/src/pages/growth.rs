@@ -34,7 +34,7 @@ const STEP: usize = (64 << 10) / PAGE;
 const LEAST_STEP: usize = (16 << 10) / PAGE;
 /// They are such a part of the pages in use at most.
 const STEP_PART: usize = 16;
-/// A run of more pages is a long one: it may be left to grow, or be touched in part only.
+/// What is far from the beginning of a longer run is not present for being part of a step.
 const SHORT: usize = STEP / 2;
 /// A run of more pages says by itself what a huge page would serve that begins with it.
 const MUCH_AT_ONCE: usize = HUGE_PAGES / 16;
@@ -179,7 +179,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Pages became clean by being discarded, or are clean no more. Where some of a huge page is in use, the kernel would
     /// collect another one around that by and by (`khugepaged`), and all that was discarded there be present again: so it
-    /// may not, until all of it is clean, or nothing.
+    /// may not, until all of it is clean, or nothing; and for good, where this heap had not offered it.
     pub(super) unsafe fn note_clean(
         &mut self,
         chunk: NonNull<Chunk>,
@@ -214,7 +214,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
             (*at).withdrawn ^= bit;
             let start = Chunk::page(chunk, huge * HUGE_PAGES);
-            let region = Region { start, size: HUGE, zeroed: false };
+            // A chunk may be shorter than a huge page.
+            let size = HUGE.min((*at).pages as usize * PAGE);
+            let region = Region { start, size, zeroed: false };
             if withdrawn {
                 self.source.withdraw_huge_pages(region);
             } else {
@@ -263,16 +265,17 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.growth.next_look = paced_end.min(end.next_multiple_of(MARK));
                 return;
             }
-            if self.is_dense(run.chunk, 0..run.page, 0) {
-                self.make_huge(run.chunk, part(paced_end, region.end()));
+            let rest = paced_end.next_multiple_of(HUGE).min(region.end());
+            if rest < region.end() && self.is_dense(run.chunk, 0..run.page, 0) {
+                self.make_huge(run.chunk, part(rest, region.end()));
             }
             self.growth.next_look = usize::MAX;
         }
     }
 
     /// As [`cut`](Self::cut) for a clean run. Where pages are small, more than a short run needs are made present at
-    /// once, which costs less than a fault for each: the others are idle then, and serve next. A long run is left as it
-    /// is.
+    /// once, which costs less than a fault for each: the others are idle then, and serve next. A run of more than half a
+    /// step is left as it is: it may grow, or be touched in part only.
     pub(super) fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
         let step = (self.used / STEP_PART).checked_ilog2().map_or(0, |it| STEP.min(1 << it));
         // SAFETY: a free block stands for a run of a chunk of ours.
