@@ -92,21 +92,21 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.57 | 1.12 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.59 | 1.12 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.61 | 1.13 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.61 | 1.13 |
-//! | huge pages | from 4 MiB on at a steady pace, up to 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.55 | 1.27 |
+//! | all as it is | | | 0.56 | 1.12 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.57 | 1.13 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.56 | 1.13 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.57 | 1.13 |
+//! | huge pages | from 4 MiB on at a steady pace, up to 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.51 | 1.27 |
 //! | | | never, and small ones one by one | 0.62 | 1.08 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.62 | 1.12 |
-//! | | | one object | 1.19 | 1.11 |
-//! | backend | mappings | the program break, which has no huge pages | 0.61 | 1.11 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.58 | 1.12 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.33 | 1.09 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.59 | 1.12 |
+//! | | | one object | 1.20 | 1.11 |
+//! | backend | mappings | the program break, which has no huge pages | 0.59 | 1.11 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.56 | 1.12 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.43 | 1.09 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge
 //! pages need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take
-//! 4 per cent off the time, for an eighth more memory. Large heaps have them either way; who wants small ones fast sets
+//! a tenth off the time, for an eighth more memory. Large heaps have them either way; who wants small ones fast sets
 //! [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page: means of such a run differ
 //! by some 4 per cent from one time to the next. What threads keep at hand is half of the speed and little memory, for
 //! what lies idle there goes back.
@@ -143,7 +143,7 @@ pub trait Design: 'static {
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter
     /// of it on, it has them for each whole 2 MiB by which it grows at its pace. Where time counts more than memory, 1 MiB
-    /// makes heaps of a few MiB a twentieth faster; `usize::MAX` is for never, and for pages that become present one by one.
+    /// makes heaps of a few MiB a tenth faster; `usize::MAX` is for never, and for pages that become present one by one.
     /// More than 32 MiB are as 32 MiB.
     const HUGE_FROM: usize = 16 << 20;
 }
