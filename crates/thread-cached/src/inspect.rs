@@ -166,12 +166,13 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                 if found.is_err() {
                     return;
                 }
-                let mut at_hand = 0;
-                (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| at_hand += 1));
-                let idle = !orphan || at_hand == 0;
+                let mut empty = true;
+                if orphan {
+                    (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| empty = false));
+                }
                 let counted = Local::counts_room(local);
                 let known = Local::knows_its_classes(local);
-                found = ensure(idle, "an orphan has nothing at hand", place)
+                found = ensure(empty, "an orphan has nothing at hand", place)
                     .and(ensure(counted, "room for larger objects is counted", place))
                     .and(ensure(known, "a class with slabs had its bin filled", place));
             }

@@ -391,9 +391,9 @@ fn where_chunks_are_short_nothing_behind_them_is_withdrawn() {
     let heap = ThreadCached::<Short>::over(Short(Mmap::new(), Vec::new()));
     let objects: Vec<_> =
         (0..8 * MIB / 1000).map(|_| heap.allocate(layout(1000)).unwrap()).collect();
-    for object in objects.into_iter().enumerate().filter(|(index, _)| index / 100 % 2 == 0) {
+    for (_, object) in objects.into_iter().enumerate().filter(|(index, _)| index / 100 % 2 == 0) {
         // SAFETY: in use.
-        unsafe { heap.deallocate(object.1) }.unwrap();
+        unsafe { heap.deallocate(object) }.unwrap();
     }
     assert!(heap.trim() > MIB, "some was given back");
     heap.check().unwrap();
