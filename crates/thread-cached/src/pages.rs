@@ -683,8 +683,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let previous = NonNull::new(self.chunks);
         // SAFETY: one is a chunk, the other was just given.
         unsafe {
-            self.withdraw_first(region);
+            let withdrawn = self.withdraw_first(region);
             let chunk = Chunk::make(region, size, self.chunks);
+            (*chunk.as_ptr()).withdrawn = withdrawn;
             self.begin_growth(chunk, previous);
             Some(chunk)
         }

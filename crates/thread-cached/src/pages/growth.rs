@@ -124,15 +124,16 @@ impl Growth {
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// A region was given for a chunk, and nothing of it is touched: withdraws of it what shall not be huge whoever offers
     /// that. That is all where none ever shall; and of the first chunk the first, so that a process that needs little starts
-    /// fast, and who asks for 1 MiB holds less than two.
-    pub(super) unsafe fn withdraw_first(&mut self, region: Region) {
-        let size = match self.growth.has_huge_pages() {
-            false => region.size,
-            true if self.chunks.is_null() => region.size.min(HUGE),
-            true => return,
+    /// fast, and who asks for 1 MiB holds less than two. Returns the [bits](Chunk::withdrawn) of those parts.
+    pub(super) unsafe fn withdraw_first(&mut self, region: Region) -> u32 {
+        let (size, parts) = match self.growth.has_huge_pages() {
+            false => (region.size, u32::MAX),
+            true if self.chunks.is_null() => (region.size.min(HUGE), 1),
+            true => return 0,
         };
         // SAFETY: the caller promises a region of ours.
         unsafe { self.source.withdraw_huge_pages(Region { size, ..region }) };
+        parts
     }
 
     /// A chunk was just made, after `previous`: whether its pages are huge is decided now, or as the first one fills up
@@ -142,15 +143,13 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         chunk: NonNull<Chunk>,
         previous: Option<NonNull<Chunk>>,
     ) {
+        if !self.growth.has_huge_pages() {
+            return;
+        }
         // SAFETY: the caller promises chunks.
         unsafe {
-            if !self.growth.has_huge_pages() {
-                (*chunk.as_ptr()).withdrawn = u32::MAX;
-                return;
-            }
             let Chunk { region, first, .. } = *chunk.as_ptr();
             if previous.is_none() {
-                (*chunk.as_ptr()).withdrawn = 1;
                 let from = self.growth.huge_from.saturating_add(first as usize * PAGE);
                 let growth = &mut self.growth;
                 growth.paced_end = region.addr() + from.min(region.size);
