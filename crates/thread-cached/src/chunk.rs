@@ -70,7 +70,7 @@ pub(crate) const HUGE: usize = 2 << 20;
 /// Pages of it.
 pub(crate) const HUGE_PAGES: usize = HUGE / PAGE;
 /// How many there are in the longest chunk.
-const HUGE_PARTS: usize = (1 << CHUNK_SHIFT) / HUGE;
+pub(crate) const HUGE_PARTS: usize = (1 << CHUNK_SHIFT) / HUGE;
 /// The binary logarithm of the length of a chunk, where the backend has that much.
 pub(crate) const CHUNK_SHIFT: u32 = 25;
 
@@ -270,6 +270,11 @@ impl Chunk {
     /// Whether the heap offered a huge page for a page.
     pub(crate) fn is_huge(&self, page: usize) -> bool {
         self.huge & (1 << (page * PAGE / HUGE)) != 0
+    }
+
+    /// Whether a page may be part of no huge one.
+    pub(crate) fn is_withdrawn(&self, page: usize) -> bool {
+        self.withdrawn & (1 << (page * PAGE / HUGE)) != 0
     }
 
     /// The descriptor of a page; of the end, for the number of pages.

@@ -63,6 +63,11 @@
 //! touched. Where a part of one is discarded, in a chunk, it asks for none any more until all of it was, or all is in use
 //! again: otherwise the kernel would make all of it present by and by (`khugepaged`).
 //!
+//! A huge page should cost less than its small ones, a fraction of a millisecond. It does not where the kernel must move
+//! what is in its way first, or where a hypervisor took the memory back while it was free. So the first use of each is timed.
+//! After one of two milliseconds or more, the rest of its chunk or mapping has small pages, and so have the next 32 MiB that
+//! would have had huge ones; 64 after another one, and so on up to a GiB, until one is cheap again.
+//!
 //! A kernel that is set up to give huge pages to all (`always`), or a backend that asks for them, has them for the rest too:
 //! who chose that has time for memory. What is kept from them even so is the first 2 MiB of a heap, as most processes need
 //! less and 1 MiB shall not take two; for good, each 2 MiB of which a part was discarded, unless the heap itself asked for

@@ -16,6 +16,7 @@
 
 mod growth;
 mod mapped;
+mod price;
 
 use core::ops::Range;
 use core::ptr::{self, NonNull};
@@ -284,6 +285,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
             if kind == CLEAN {
+                self.begin_huge(&run);
                 self.note_clean(chunk, run.page..run.page + pages, false);
                 self.note_growth(&run);
             }

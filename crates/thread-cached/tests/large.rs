@@ -1,10 +1,13 @@
 //! Blocks with mappings of their own: they grow without being copied, and what they leave serves the next.
 
 use std::alloc::Layout;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hint;
+use std::mem;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use heapwright_backends::{Limited, Mmap};
 use heapwright_core::{HeapBackend, HeapError, OutOfMemory, Region, Strategy};
@@ -206,6 +209,121 @@ fn a_heap_of_a_few_mib_gets_huge_pages_while_it_keeps_its_pace() {
     let (steady, slow) = (offered(0), offered(9));
     assert!((10..12).contains(&steady), "{steady} of 12 MiB: all from 4 MiB on");
     assert!(slow <= 4, "of 12 MiB, {steady} at a steady pace and {slow} of what went slowly");
+}
+
+/// What is known of a kernel that has huge pages, but for a price.
+#[derive(Default)]
+struct Priced {
+    /// Where huge pages may be, by start and end.
+    offered: BTreeMap<usize, usize>,
+    /// How many were made present by wish.
+    touched: usize,
+    dear: bool,
+}
+
+impl Priced {
+    fn withdraw(&mut self, region: Region) {
+        for (start, end) in mem::take(&mut self.offered) {
+            for (from, to) in [(start, end.min(region.addr())), (start.max(region.end()), end)] {
+                if from < to {
+                    self.offered.insert(from, to);
+                }
+            }
+        }
+    }
+
+    fn mib_offered(&self) -> usize {
+        self.offered.iter().map(|(start, end)| (end - start) / MIB).sum()
+    }
+}
+
+/// Mappings of such a kernel.
+struct Market(Mmap, &'static Mutex<Priced>);
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Market {
+    fn page_size(&self) -> usize {
+        self.0.page_size()
+    }
+
+    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.0.grow(size, align)
+    }
+
+    unsafe fn shrink(&mut self, region: Region) -> usize {
+        self.1.lock().unwrap().withdraw(region);
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.shrink(region) }
+    }
+
+    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+        self.0.map(size, align)
+    }
+
+    unsafe fn populate(&mut self, region: Region) {
+        let mut priced = self.1.lock().unwrap();
+        let before = priced.offered.range(..region.end()).next_back();
+        if before.is_some_and(|(_, &end)| end > region.addr()) {
+            priced.touched += 1;
+            let start = time_taken();
+            while priced.dear && time_taken() - start < Duration::from_millis(3) {
+                hint::spin_loop();
+            }
+        }
+    }
+
+    unsafe fn offer_huge_pages(&mut self, region: Region) {
+        let mut priced = self.1.lock().unwrap();
+        priced.withdraw(region);
+        priced.offered.insert(region.addr(), region.end());
+    }
+
+    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
+        self.1.lock().unwrap().withdraw(region);
+    }
+
+    fn is_present(&self, _: usize) -> bool {
+        true
+    }
+}
+
+/// What this thread took of a processor.
+fn time_taken() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn while_huge_pages_are_dear_few_are_asked_for() {
+    for size in [200, 8000, 10 * MIB] {
+        let priced: &'static Mutex<Priced> = Box::leak(Box::default());
+        let heap = ThreadCached::<Market>::over(Market(Mmap::new(), priced));
+        // How many MiB were offered huge pages and how many began to be used, while the heap grew.
+        let grown = |mib: usize| {
+            let before = {
+                let priced = priced.lock().unwrap();
+                (priced.mib_offered(), priced.touched)
+            };
+            for _ in 0..mib * MIB / size {
+                heap.allocate(layout(size)).unwrap();
+            }
+            heap.check().unwrap();
+            let priced = priced.lock().unwrap();
+            (priced.mib_offered() - before.0, priced.touched - before.1)
+        };
+        let cheap = grown(200);
+        assert!(cheap.0 >= 160, "of 200 MiB in {size} bytes {} are huge", cheap.0);
+        assert!(cheap.1 >= 200 * MIB / size.max(2 * MIB) / 2, "each is looked at");
+        priced.lock().unwrap().dear = true;
+        let dear = grown(1000);
+        assert!((2..=5).contains(&dear.1), "at 0, 32, 96, 224 and 480 MiB, about: {dear:?}");
+        assert!(dear.0 <= 2 * dear.1, "{dear:?}");
+        priced.lock().unwrap().dear = false;
+        let cheap = grown(1400);
+        assert!(cheap.0 >= 300, "{cheap:?}: from 1 GiB on again");
+    }
 }
 
 /// Small pages, by their addresses.

@@ -11,8 +11,9 @@
 //!   the heap, the more a huge page is to it, and the less it may have slowed down;
 //! * below, some small pages at a time, as long as there is one thread.
 //!
-//! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor do huge pages come back where
-//! part of one was discarded: see [`note_clean`](Pages::note_clean).
+//! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor while they are
+//! [dear](super::price): then small ones come some at a time instead. Nor do huge pages come back where part of one was
+//! discarded: see [`note_clean`](Pages::note_clean).
 //!
 //! Where the kernel is set up to offer them to all (`always`), or the backend does, pages are huge besides where they
 //! are not withdrawn here: who chose that has time for memory, but for the [first](Pages::withdraw_first) of a heap, and
@@ -23,8 +24,11 @@ use core::ptr::NonNull;
 
 use heapwright_core::{Broken, FreeBlock, HeapBackend, Policy, Region, ensure};
 
+use super::price::{Price, time_taken};
 use super::{Pages, Run};
-use crate::chunk::{CLEAN, Chunk, DESC, Desc, HUGE, HUGE_PAGES, LARGE, desc_of, slab_class};
+use crate::chunk::{
+    CLEAN, Chunk, DESC, Desc, HUGE, HUGE_PAGES, HUGE_PARTS, LARGE, desc_of, slab_class,
+};
 use crate::classes::{PAGE, TABLE};
 
 /// So many small pages become present at a time at most: few enough that caches still hold the kernel's zeros when they
@@ -72,6 +76,8 @@ pub(super) struct Growth {
     /// Whether several small pages become present at a time below. Threads that are several let pages become present as
     /// they touch them, each for itself, and would have to wait for the lock otherwise.
     by_steps: bool,
+    /// What huge pages cost lately.
+    pub(super) price: Price,
     /// How many objects were taken so far.
     objects: u64,
     /// The first mark, and the last two, the earlier one first.
@@ -85,6 +91,7 @@ impl Growth {
             next_look: usize::MAX,
             paced_end: 0,
             by_steps: true,
+            price: Price::NEW,
             objects: 0,
             marks: None,
         }
@@ -93,6 +100,11 @@ impl Growth {
     /// Whether pages may be huge at all.
     pub(super) const fn has_huge_pages(&self) -> bool {
         self.huge_from < usize::MAX
+    }
+
+    /// Whether small pages become present several at a time.
+    const fn takes_steps(&self) -> bool {
+        self.by_steps && self.has_huge_pages()
     }
 
     /// From now on pages become present when they are touched, each for itself.
@@ -162,16 +174,20 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Lets pages of a chunk be huge, as far as they lie wholly in a region.
+    /// Lets pages of a chunk be huge, as far as they lie wholly in a region; while they are dear, none, whoever offers them.
     unsafe fn make_huge(&mut self, chunk: NonNull<Chunk>, region: Region) {
+        let offset = |addr: usize| addr - chunk.addr().get();
+        let parts = offset(region.addr()).div_ceil(HUGE)..offset(region.end()) / HUGE;
         // SAFETY: the caller promises a region of the chunk.
         unsafe {
+            if !self.growth.price.admits(region.size) {
+                parts.into_iter().for_each(|part| self.set_withdrawn(chunk, part, true));
+                return;
+            }
             self.source.offer_huge_pages(region);
-            let offset = |addr: usize| addr - chunk.addr().get();
-            let (first, last) = (offset(region.addr()).div_ceil(HUGE), offset(region.end()) / HUGE);
-            for page in first..last {
-                (*chunk.as_ptr()).huge |= 1 << page;
-                (*chunk.as_ptr()).withdrawn &= !(1 << page);
+            for part in parts {
+                (*chunk.as_ptr()).huge |= 1 << part;
+                (*chunk.as_ptr()).withdrawn &= !(1 << part);
             }
         }
     }
@@ -222,6 +238,54 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.source.offer_huge_pages(region);
             }
         }
+    }
+
+    /// A clean run is taken and not counted yet. If a huge page begins to be used with it, that is made present and timed:
+    /// after a dear one, the untouched part of the chunk that follows has small pages for good.
+    #[inline]
+    pub(super) unsafe fn begin_huge(&mut self, run: &Run) {
+        let part = run.page / HUGE_PAGES;
+        // SAFETY: the caller promises a run of a chunk.
+        unsafe {
+            if Self::is_untouched_huge(run.chunk, part) {
+                self.try_huge(run, part);
+            }
+        }
+    }
+
+    /// Whether the heap offers a huge page for some part of a chunk, of which nothing is present.
+    unsafe fn is_untouched_huge(chunk: NonNull<Chunk>, part: usize) -> bool {
+        // SAFETY: the caller promises a part of a chunk.
+        let Chunk { huge, withdrawn, clean, .. } = unsafe { chunk.as_ref() };
+        huge & !withdrawn & (1 << part) != 0 && usize::from(clean[part]) == HUGE_PAGES
+    }
+
+    /// As [`begin_huge`](Self::begin_huge), for the first run of a part.
+    #[cold]
+    unsafe fn try_huge(&mut self, run: &Run, part: usize) {
+        // SAFETY: the caller promises a run of this part of a chunk, which has no other one.
+        unsafe {
+            let chunk = run.chunk;
+            // Where several threads may wait for the lock, one in a chunk is enough.
+            let is_other = |&other: &usize| other != part && chunk.as_ref().huge & 1 << other != 0;
+            let untouched = |part| Self::is_untouched_huge(chunk, part);
+            let is_first = || (0..HUGE_PARTS).filter(is_other).all(untouched);
+            if !(self.growth.by_steps || is_first()) || !self.was_dear(run.start(), PAGE) {
+                return;
+            }
+            for part in (part + 1..HUGE_PARTS).take_while(|&part| untouched(part)) {
+                (*chunk.as_ptr()).huge &= !(1 << part);
+                self.set_withdrawn(chunk, part, true);
+            }
+        }
+    }
+
+    /// Makes the first pages of a huge one present, and says whether that was dear.
+    pub(super) unsafe fn was_dear(&mut self, start: NonNull<u8>, size: usize) -> bool {
+        let before = time_taken();
+        // SAFETY: the caller promises pages of ours.
+        unsafe { self.source.populate(Region { start, size, zeroed: false }) };
+        self.growth.price.note(time_taken() - before)
     }
 
     /// Part of a clean run was taken: looks at the growth, if it reaches beyond where that is due.
@@ -277,14 +341,13 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// step is left as it is: it may grow, or be touched in part only.
     pub(super) fn cut_clean(&mut self, block: FreeBlock, pages: usize, align: usize) -> Run {
         let step = (self.used / STEP_PART).checked_ilog2().map_or(0, |it| STEP.min(1 << it));
-        // SAFETY: a free block stands for a run of a chunk of ours.
-        let end = unsafe {
-            let (chunk, page) = self.place(desc_of(block));
-            Chunk::page(chunk, page).addr().get() + step * PAGE
-        };
         let short = align == 1 && pages <= step / 2 && block.size() / DESC >= step;
-        let steps = self.growth.by_steps && end <= self.growth.paced_end;
-        if !short || !steps || step < LEAST_STEP {
+        let steps = short && step >= LEAST_STEP && self.growth.takes_steps() && {
+            // SAFETY: a free block stands for a run of a chunk of ours.
+            let (chunk, first) = unsafe { self.place(desc_of(block)) };
+            [first, first + step - 1].into_iter().all(|page| self.comes_small(chunk, page))
+        };
+        if !steps {
             return self.cut(CLEAN, block, pages, align);
         }
         let run = self.cut(CLEAN, block, step, 1);
@@ -295,6 +358,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.cut_end(run, pages);
         }
         Run { pages, ..run }
+    }
+
+    /// Whether a page becomes present as a small one among others that are probably used as well: one of the first, or where
+    /// huge ones were dear.
+    fn comes_small(&self, chunk: NonNull<Chunk>, page: usize) -> bool {
+        // SAFETY: the caller has a page of a chunk.
+        let (addr, at) = unsafe { (Chunk::page(chunk, page).addr().get(), chunk.as_ref()) };
+        let paced_end = self.growth.paced_end;
+        let is_paced = at.region.addr() < paced_end && paced_end <= at.region.end();
+        !at.is_huge(page) && (is_paced && addr < paced_end || at.is_withdrawn(page))
     }
 
     /// Gives back what serves nothing and is present for being part of a huge page, but for dirty runs; says how many

@@ -162,8 +162,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.exchange(pages(bytes));
         // SAFETY: just given.
         unsafe {
-            if filled {
-                self.offer_huge_pages_of(region, front);
+            // The page in front of the block is written to next.
+            if filled
+                && self.offer_huge_pages_of(region, front)
+                && self.was_dear(block.sub(FRONT), FRONT)
+            {
+                self.source.withdraw_huge_pages(region);
             }
             self.link(block, region, bytes, bytes);
         }
@@ -228,17 +232,20 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         left >= bytes / LIKE && left > 0 && places.all(|place| self.source.is_present(place))
     }
 
-    /// Has huge pages for as much of a mapping as lies wholly in it, from the one on in which its block begins.
-    unsafe fn offer_huge_pages_of(&mut self, region: Region, front: usize) {
-        if self.growth.has_huge_pages() {
-            let unused = front / HUGE * HUGE;
-            // SAFETY: the caller promises a region of ours, and how far from its start the block is.
-            unsafe {
-                let start = region.start.add(unused);
-                let size = region.size - unused;
-                self.source.offer_huge_pages(Region { start, size, zeroed: false });
-            }
+    /// Has huge pages for as much of a mapping as lies wholly in it, from the one on in which its block begins, unless they
+    /// are dear. Says whether it has.
+    unsafe fn offer_huge_pages_of(&mut self, region: Region, front: usize) -> bool {
+        let unused = front / HUGE * HUGE;
+        let size = region.size - unused;
+        if !self.growth.has_huge_pages() || !self.growth.price.admits(size) {
+            return false;
         }
+        // SAFETY: the caller promises a region of ours, and how far from its start the block is.
+        unsafe {
+            let start = region.start.add(unused);
+            self.source.offer_huge_pages(Region { start, size, zeroed: false });
+        }
+        true
     }
 
     /// Whether a region starts where a unit does, so that it may be shorter than one.
