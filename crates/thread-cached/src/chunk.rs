@@ -208,8 +208,10 @@ pub(crate) struct Chunk {
     pub(crate) first: u32,
     /// Pages that serve something.
     pub(crate) used: u32,
-    /// To which parts of it that a huge page could serve one was offered: a bit for each.
+    /// To which parts of it that a huge page could serve the heap offers one: a bit for each.
     pub(crate) huge: u32,
+    /// To which it would if they were not dear.
+    pub(crate) dear: u32,
     /// Which may have none, whoever offered it.
     pub(crate) withdrawn: u32,
     /// How many pages of each such part are those of clean runs.
@@ -244,10 +246,21 @@ impl Chunk {
             let first = head.div_ceil(PAGE) as u32;
             let descs = region.start.add(Self::descs(pages)).cast();
             let pages = pages as u32;
-            let (used, huge, withdrawn) = (0, 0, 0);
+            let (used, huge, dear, withdrawn) = (0, 0, 0, 0);
             let end = |part: usize| ((part * HUGE_PAGES) as u32).clamp(first, pages);
             let clean = array::from_fn(|part| (end(part + 1) - end(part)) as u16);
-            chunk.write(Self { next, region, descs, pages, first, used, huge, withdrawn, clean });
+            chunk.write(Self {
+                next,
+                region,
+                descs,
+                pages,
+                first,
+                used,
+                huge,
+                dear,
+                withdrawn,
+                clean,
+            });
         }
         chunk
     }
@@ -267,14 +280,14 @@ impl Chunk {
         pages - (Self::enough_for(pages) - pages)
     }
 
-    /// Whether the heap offered a huge page for a page.
+    /// Whether the heap offers a huge page for a page.
     pub(crate) fn is_huge(&self, page: usize) -> bool {
         self.huge & (1 << (page * PAGE / HUGE)) != 0
     }
 
-    /// Whether a page may be part of no huge one.
-    pub(crate) fn is_withdrawn(&self, page: usize) -> bool {
-        self.withdrawn & (1 << (page * PAGE / HUGE)) != 0
+    /// Whether it would if they were not dear.
+    pub(crate) fn is_dear(&self, page: usize) -> bool {
+        self.dear & (1 << (page * PAGE / HUGE)) != 0
     }
 
     /// The descriptor of a page; of the end, for the number of pages.

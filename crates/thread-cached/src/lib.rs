@@ -64,14 +64,17 @@
 //! again: otherwise the kernel would make all of it present by and by (`khugepaged`).
 //!
 //! A huge page should cost less than its small ones, a fraction of a millisecond. It does not where the kernel must move
-//! what is in its way first, or where a hypervisor took the memory back while it was free. So the first use of each is timed.
-//! After one of two milliseconds or more, the rest of its chunk or mapping has small pages, and so have the next 32 MiB that
-//! would have had huge ones; 64 after another one, and so on up to a GiB, until one is cheap again.
+//! what is in its way first, or where a hypervisor took the memory back while it was free. So they are timed as they begin
+//! to be used: each in a heap of one thread, one in each chunk and mapping where there are several. After one of two
+//! milliseconds or more of processor time, what is untouched of its chunk, or its mapping, has small pages, and so have the
+//! next 32 MiB that would have had huge ones; 64 after another one, and so on up to a GiB, until one is cheap again. That
+//! takes Linux 5.14; before, none is found dear.
 //!
 //! A kernel that is set up to give huge pages to all (`always`), or a backend that asks for them, has them for the rest too:
 //! who chose that has time for memory. What is kept from them even so is the first 2 MiB of a heap, as most processes need
 //! less and 1 MiB shall not take two; for good, each 2 MiB of which a part was discarded, unless the heap itself asked for
-//! them before; and all but mapped blocks, where [`Design::HUGE_FROM`] is `usize::MAX`.
+//! them before; what has small pages as huge ones were dear; and all but mapped blocks, where [`Design::HUGE_FROM`] is
+//! `usize::MAX`.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
 //! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a

@@ -12,7 +12,8 @@
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs; the pages that are clean are counted for each part of a chunk that a
-//! huge page could serve, and where the heap offered huge pages and has withdrawn them, some are clean and some are not.
+//! huge page could serve; where the heap offers huge pages but has withdrawn them for now, some are clean and some are
+//! not; where it would but for their price, all are withdrawn.
 
 mod growth;
 mod mapped;
@@ -285,9 +286,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
             if kind == CLEAN {
+                self.note_growth(&run);
                 self.begin_huge(&run);
                 self.note_clean(chunk, run.page..run.page + pages, false);
-                self.note_growth(&run);
             }
             run
         }

@@ -12,12 +12,12 @@
 //! * below, some small pages at a time, as long as there is one thread.
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor while they are
-//! [dear](super::price): then small ones come some at a time instead. Nor do huge pages come back where part of one was
+//! [dear](super::price): then small ones come as they do below. Nor do huge pages come back where part of one was
 //! discarded: see [`note_clean`](Pages::note_clean).
 //!
 //! Where the kernel is set up to offer them to all (`always`), or the backend does, pages are huge besides where they
-//! are not withdrawn here: who chose that has time for memory, but for the [first](Pages::withdraw_first) of a heap, and
-//! where part of one was discarded.
+//! are not withdrawn here: who chose that has time for memory, but for the [first](Pages::withdraw_first) of a heap,
+//! where part of one was discarded, and where they are dear.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -174,21 +174,30 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Lets pages of a chunk be huge, as far as they lie wholly in a region; while they are dear, none, whoever offers them.
+    /// Lets pages of a chunk be huge, as far as they lie wholly in a region; or later, if they are dear.
     unsafe fn make_huge(&mut self, chunk: NonNull<Chunk>, region: Region) {
         let offset = |addr: usize| addr - chunk.addr().get();
         let parts = offset(region.addr()).div_ceil(HUGE)..offset(region.end()) / HUGE;
         // SAFETY: the caller promises a region of the chunk.
         unsafe {
-            if !self.growth.price.admits(region.size) {
-                parts.into_iter().for_each(|part| self.set_withdrawn(chunk, part, true));
-                return;
+            if self.growth.price.pauses() {
+                return parts.into_iter().for_each(|part| self.leave_out(chunk, part));
             }
             self.source.offer_huge_pages(region);
             for part in parts {
                 (*chunk.as_ptr()).huge |= 1 << part;
                 (*chunk.as_ptr()).withdrawn &= !(1 << part);
             }
+        }
+    }
+
+    /// Has no huge page for a part of a chunk, whoever offers it, until that is used anew and they are dear no more.
+    unsafe fn leave_out(&mut self, chunk: NonNull<Chunk>, part: usize) {
+        // SAFETY: the caller promises a part of a chunk, of which nothing is in use.
+        unsafe {
+            (*chunk.as_ptr()).dear |= 1 << part;
+            (*chunk.as_ptr()).huge &= !(1 << part);
+            self.set_withdrawn(chunk, part, true);
         }
     }
 
@@ -240,48 +249,64 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// A clean run is taken and not counted yet. If a huge page begins to be used with it, that is made present and timed:
-    /// after a dear one, the untouched part of the chunk that follows has small pages for good.
+    /// A clean run is taken and not counted yet: looks at the huge pages that begin to be used with it.
     #[inline]
     pub(super) unsafe fn begin_huge(&mut self, run: &Run) {
-        let part = run.page / HUGE_PAGES;
-        // SAFETY: the caller promises a run of a chunk.
-        unsafe {
-            if Self::is_untouched_huge(run.chunk, part) {
-                self.try_huge(run, part);
+        for part in run.page / HUGE_PAGES..(run.page + run.pages).div_ceil(HUGE_PAGES) {
+            // SAFETY: the caller promises a run of a chunk.
+            unsafe {
+                let Chunk { huge, dear, clean, .. } = run.chunk.as_ref();
+                let untouched = usize::from(clean[part]) == HUGE_PAGES;
+                if untouched && (huge | dear) & 1 << part != 0 {
+                    self.begin_part(run, part);
+                }
             }
         }
     }
 
-    /// Whether the heap offers a huge page for some part of a chunk, of which nothing is present.
-    unsafe fn is_untouched_huge(chunk: NonNull<Chunk>, part: usize) -> bool {
-        // SAFETY: the caller promises a part of a chunk.
-        let Chunk { huge, withdrawn, clean, .. } = unsafe { chunk.as_ref() };
-        huge & !withdrawn & (1 << part) != 0 && usize::from(clean[part]) == HUGE_PAGES
-    }
-
-    /// As [`begin_huge`](Self::begin_huge), for the first run of a part.
+    /// A part of a chunk begins to be used that a huge page serves, or would serve if they were not dear. Makes it present,
+    /// and times that. After a dear one, what is untouched of the chunk is left out, and so it is while there is a pause.
     #[cold]
-    unsafe fn try_huge(&mut self, run: &Run, part: usize) {
-        // SAFETY: the caller promises a run of this part of a chunk, which has no other one.
+    unsafe fn begin_part(&mut self, run: &Run, part: usize) {
+        // SAFETY: the caller promises a run that reaches into the part, of which nothing else is in use.
         unsafe {
             let chunk = run.chunk;
-            // Where several threads may wait for the lock, one in a chunk is enough.
-            let is_other = |&other: &usize| other != part && chunk.as_ref().huge & 1 << other != 0;
-            let untouched = |part| Self::is_untouched_huge(chunk, part);
-            let is_first = || (0..HUGE_PARTS).filter(is_other).all(untouched);
-            if !(self.growth.by_steps || is_first()) || !self.was_dear(run.start(), PAGE) {
-                return;
+            let is_offered = |part: &usize| chunk.as_ref().huge & 1 << part != 0;
+            let is_untouched =
+                |part: &usize| usize::from(chunk.as_ref().clean[*part]) == HUGE_PAGES;
+            let admitted = self.growth.price.admits(HUGE);
+            if admitted && !is_offered(&part) {
+                (*chunk.as_ptr()).dear &= !(1 << part);
+                (*chunk.as_ptr()).huge |= 1 << part;
+                self.set_withdrawn(chunk, part, false);
             }
-            for part in (part + 1..HUGE_PARTS).take_while(|&part| untouched(part)) {
-                (*chunk.as_ptr()).huge &= !(1 << part);
-                self.set_withdrawn(chunk, part, true);
+            if admitted {
+                // Where several threads may wait for the lock, one in a chunk is enough. The first part has the head.
+                let mut touched = (1..HUGE_PARTS).filter(is_offered).filter(|it| !is_untouched(it));
+                if !self.growth.by_steps && touched.next().is_some() {
+                    return;
+                }
+                let first = run.page.max(part * HUGE_PAGES);
+                let last = Chunk::page(chunk, (part + 1) * HUGE_PAGES).addr().get() - 1;
+                if !self.was_dear(Chunk::page(chunk, first), PAGE, last) {
+                    return;
+                }
+            }
+            for other in (1..HUGE_PARTS).filter(is_offered).filter(is_untouched) {
+                if !(admitted && other == part) {
+                    self.leave_out(chunk, other);
+                }
             }
         }
     }
 
-    /// Makes the first pages of a huge one present, and says whether that was dear.
-    pub(super) unsafe fn was_dear(&mut self, start: NonNull<u8>, size: usize) -> bool {
+    /// Makes the page present that a huge one begins to be used with, and says whether that was dear. `last` is an address
+    /// in the huge page that is used last.
+    pub(super) unsafe fn was_dear(&mut self, start: NonNull<u8>, size: usize, last: usize) -> bool {
+        // What is present already costs nothing, and tells nothing: what was discarded was part of a huge page.
+        if self.growth.price.is_in_doubt() && self.source.is_present(last) {
+            return false;
+        }
         let before = time_taken();
         // SAFETY: the caller promises pages of ours.
         unsafe { self.source.populate(Region { start, size, zeroed: false }) };
@@ -353,21 +378,24 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let run = self.cut(CLEAN, block, step, 1);
         // SAFETY: the pages were just taken; those behind the first few are given back.
         unsafe {
-            self.source.populate(run.region());
+            // It may just have become part of a huge page.
+            if !(run.page..run.page + step).any(|page| run.chunk.as_ref().is_huge(page)) {
+                self.source.populate(run.region());
+            }
             self.used += step - pages;
             self.cut_end(run, pages);
         }
         Run { pages, ..run }
     }
 
-    /// Whether a page becomes present as a small one among others that are probably used as well: one of the first, or where
-    /// huge ones were dear.
+    /// Whether a page becomes present as a small one, among others that are probably used as well: one of the first, or one
+    /// that would be part of a huge one if those were not dear.
     fn comes_small(&self, chunk: NonNull<Chunk>, page: usize) -> bool {
         // SAFETY: the caller has a page of a chunk.
         let (addr, at) = unsafe { (Chunk::page(chunk, page).addr().get(), chunk.as_ref()) };
         let paced_end = self.growth.paced_end;
         let is_paced = at.region.addr() < paced_end && paced_end <= at.region.end();
-        !at.is_huge(page) && (is_paced && addr < paced_end || at.is_withdrawn(page))
+        !at.is_huge(page) && (is_paced && addr < paced_end || at.is_dear(page))
     }
 
     /// Gives back what serves nothing and is present for being part of a huge page, but for dirty runs; says how many
@@ -462,7 +490,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let at = chunk.addr().get();
         // SAFETY: the caller holds the lock, and has a chunk.
         unsafe {
-            let Chunk { huge, withdrawn, clean: counted, .. } = *chunk.as_ptr();
+            let Chunk { huge, withdrawn, dear, clean: counted, .. } = *chunk.as_ptr();
             let mut clean = counted.map(|_| 0);
             Self::runs(chunk, &mut |run, entry| {
                 if entry == CLEAN {
@@ -474,7 +502,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 huge & withdrawn & (1 << at) == 0 || (1..HUGE_PAGES).contains(&clean.into())
             };
             let fine = clean.iter().enumerate().all(|part| in_part(&part));
-            ensure(fine, "where huge pages are withdrawn, some pages are clean and some not", at)
+            ensure(fine, "where huge pages are withdrawn, some pages are clean and some not", at)?;
+            let apart = dear & huge == 0 && dear & !withdrawn == 0;
+            ensure(apart, "a huge page that is dear is not offered, and withdrawn", at)
         }
     }
 }

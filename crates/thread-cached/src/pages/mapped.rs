@@ -12,6 +12,7 @@
 
 use core::alloc::Layout;
 use core::mem;
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 
 use heapwright_core::{Broken, HeapBackend, Policy, Region, ensure};
@@ -162,12 +163,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         self.exchange(pages(bytes));
         // SAFETY: just given.
         unsafe {
-            // The page in front of the block is written to next.
-            if filled
-                && self.offer_huge_pages_of(region, front)
-                && self.was_dear(block.sub(FRONT), FRONT)
-            {
-                self.source.withdraw_huge_pages(region);
+            if filled {
+                self.offer_huge_pages_of(region, front, 0..bytes);
             }
             self.link(block, region, bytes, bytes);
         }
@@ -232,20 +229,33 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         left >= bytes / LIKE && left > 0 && places.all(|place| self.source.is_present(place))
     }
 
-    /// Has huge pages for as much of a mapping as lies wholly in it, from the one on in which its block begins, unless they
-    /// are dear. Says whether it has.
-    unsafe fn offer_huge_pages_of(&mut self, region: Region, front: usize) -> bool {
-        let unused = front / HUGE * HUGE;
-        let size = region.size - unused;
-        if !self.growth.has_huge_pages() || !self.growth.price.admits(size) {
-            return false;
+    /// Has huge pages for as much of a mapping as lies wholly in it, from the one on in which its block begins; or none, if
+    /// they are dear. `more` is what the block will have and was not touched; the huge page that is used next for it is
+    /// [timed](Pages::was_dear).
+    unsafe fn offer_huge_pages_of(&mut self, region: Region, front: usize, more: Range<usize>) {
+        if !self.growth.has_huge_pages() {
+            return;
         }
-        // SAFETY: the caller promises a region of ours, and how far from its start the block is.
+        let (unused, end) = (front / HUGE * HUGE, front + more.end);
+        let (huge, next) = match more.start {
+            // What is in front of the block is written to first of all.
+            0 => (unused, unused.max(front - FRONT)),
+            touched => [(front + touched).next_multiple_of(HUGE); 2].into(),
+        };
+        let whole = region.addr().is_multiple_of(HUGE) && huge + HUGE <= region.size && next < end;
+        // SAFETY: the caller promises a region of ours, how far from its start the block is, and what of it is touched.
         unsafe {
-            let start = region.start.add(unused);
-            self.source.offer_huge_pages(Region { start, size, zeroed: false });
+            let dear = !self.growth.price.admits(more.len()) || {
+                let (start, size) = (region.start.add(unused), region.size - unused);
+                self.source.offer_huge_pages(Region { start, size, zeroed: false });
+                let last = region.addr() + huge + HUGE - 1;
+                whole && self.was_dear(region.start.add(next), FRONT, last)
+            };
+            if dear {
+                // All of it alike: the kernel moves no mapping of which parts differ.
+                self.source.withdraw_huge_pages(region);
+            }
         }
-        true
     }
 
     /// Whether a region starts where a unit does, so that it may be shorter than one.
@@ -291,7 +301,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let filled = touched < bytes && bytes <= MOST_HUGE && self.is_filled(best, bytes);
             self.remove_spare(best);
             if filled {
-                self.offer_huge_pages_of(region, front);
+                self.offer_huge_pages_of(region, front, touched..bytes);
             }
             let much = bytes > MOST_CLEARED || touched < bytes / 2;
             let all = Region { start: block, size: bytes, zeroed: false };
@@ -497,7 +507,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             }
             if filled {
-                self.offer_huge_pages_of(region, front);
+                self.offer_huge_pages_of(region, front, touched..new_bytes);
             }
             if new_bytes > touched {
                 self.exchange(pages(new_bytes - touched));
@@ -545,7 +555,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 return None;
             }
             if filled {
-                self.offer_huge_pages_of(region, FRONT);
+                self.offer_huge_pages_of(region, FRONT, touched..bytes);
             }
             self.exchange(pages(bytes - touched.min(bytes)));
             self.link(new, region, bytes, touched.max(bytes));

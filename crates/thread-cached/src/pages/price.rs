@@ -2,32 +2,43 @@
 //!
 //! A kernel that has a huge page free clears it in a fraction of a millisecond, which is less than faults for all its small
 //! pages take. It may take several, though: where others' pages are moved out of the way first (compaction), or where a
-//! hypervisor was told that the memory is free and has to find each part of it anew (free page reporting). So the first use
-//! of a huge page is timed, and the heap does without for a while where one was dear: the longer, the more were in a row.
+//! hypervisor was told that the memory is free and has to find each part of it anew (free page reporting). So huge pages are
+//! timed as they begin to be used, and after a dear one the heap does without for a while: the longer, the more were in a
+//! row. Where the kernel cannot make pages present by wish (before Linux 5.14), none takes any time, and none is dear.
 
 use crate::chunk::HUGE;
 
-/// Nanoseconds from which on a huge page is dear. Its small pages take a tenth to one million.
+/// A huge page that takes so many nanoseconds is dear. All its small pages together take 0.1 to 1 ms.
 const DEAR: u64 = 2_000_000;
-/// For so many bytes at least none are asked for then.
+/// After a dear one, so many bytes have small pages at least.
 const LEAST_PAUSE: usize = 16 * HUGE;
 const MOST_PAUSE: usize = 512 * HUGE;
 
 /// Whether huge pages are worth their price.
 pub(super) struct Price {
-    /// For so many bytes to come none are asked for.
-    left_out: usize,
-    /// For so many it was after the last one, if that was dear.
+    /// So many bytes to come have small pages.
+    left: usize,
+    /// So many had them, or have, since the last one that was timed; zero if it was cheap.
     pause: usize,
 }
 
 impl Price {
-    pub(super) const NEW: Self = Self { left_out: 0, pause: 0 };
+    pub(super) const NEW: Self = Self { left: 0, pause: 0 };
 
-    /// Whether huge pages may be asked for, for so many bytes.
+    /// Whether no huge pages are asked for.
+    pub(super) fn pauses(&self) -> bool {
+        self.left > 0
+    }
+
+    /// Whether the last one that was timed was dear.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.pause > 0
+    }
+
+    /// So many bytes begin to be used: whether they may have huge pages. If not, the pause is so much shorter.
     pub(super) fn admits(&mut self, bytes: usize) -> bool {
-        let admitted = self.left_out == 0;
-        self.left_out = self.left_out.saturating_sub(bytes);
+        let admitted = !self.pauses();
+        self.left = self.left.saturating_sub(bytes);
         admitted
     }
 
@@ -35,12 +46,13 @@ impl Price {
     pub(super) fn note(&mut self, nanoseconds: u64) -> bool {
         let dear = nanoseconds >= DEAR;
         self.pause = if dear { (2 * self.pause).clamp(LEAST_PAUSE, MOST_PAUSE) } else { 0 };
-        self.left_out = self.pause;
+        self.left = self.pause;
         dear
     }
 }
 
-/// Nanoseconds of a processor that this thread took so far: others that run meanwhile make nothing dear.
+/// Nanoseconds of a processor that this thread took so far: others that run meanwhile make nothing dear. What the kernel
+/// waits for is not counted.
 pub(super) fn time_taken() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the time is writable.
