@@ -280,6 +280,11 @@ impl Chunk {
         pages - (Self::enough_for(pages) - pages)
     }
 
+    /// Whether nothing is in use of a part that a huge page could serve.
+    pub(crate) fn is_untouched(&self, part: usize) -> bool {
+        usize::from(self.clean[part]) == HUGE_PAGES
+    }
+
     /// Whether the heap offers a huge page for a page.
     pub(crate) fn is_huge(&self, page: usize) -> bool {
         self.huge & (1 << (page * PAGE / HUGE)) != 0

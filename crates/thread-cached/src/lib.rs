@@ -65,10 +65,10 @@
 //!
 //! A huge page should cost less than its small ones, a fraction of a millisecond. It does not where the kernel must move
 //! what is in its way first, or where a hypervisor took the memory back while it was free. So they are timed as they begin
-//! to be used: each in a heap of one thread, one in each chunk and mapping where there are several. After one of two
-//! milliseconds or more of processor time, what is untouched of its chunk, or its mapping, has small pages, and so have the
-//! next 32 MiB that would have had huge ones; 64 after another one, and so on up to a GiB, until one is cheap again. That
-//! takes Linux 5.14; before, none is found dear.
+//! to be used: in a chunk each, in a mapping one whenever it is made or grows; where there are several threads, one in
+//! 32 MiB. After one of two milliseconds or more of processor time, what is untouched of its chunk, or its mapping, has
+//! small pages, and so have the next 32 MiB that would have had huge ones; 64 after another one, and so on up to a GiB,
+//! until one is cheap again. That takes Linux 5.14; before, none is found dear.
 //!
 //! A kernel that is set up to give huge pages to all (`always`), or a backend that asks for them, has them for the rest too:
 //! who chose that has time for memory. What is kept from them even so is the first 2 MiB of a heap, as most processes need

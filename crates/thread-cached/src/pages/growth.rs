@@ -107,6 +107,12 @@ impl Growth {
         self.by_steps && self.has_huge_pages()
     }
 
+    /// So many bytes that were admitted begin to be used: whether their first huge page is to be timed.
+    pub(super) fn is_due(&mut self, bytes: usize) -> bool {
+        let several = !self.by_steps;
+        self.price.is_due(bytes, several)
+    }
+
     /// From now on pages become present when they are touched, each for itself.
     pub(super) fn leave_to_threads(&mut self) {
         self.by_steps = false;
@@ -181,7 +187,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: the caller promises a region of the chunk.
         unsafe {
             if self.growth.price.pauses() {
-                return parts.into_iter().for_each(|part| self.leave_out(chunk, part));
+                // The first part has the head of the chunk in small pages, whatever the price.
+                return parts.filter(|&part| part > 0).for_each(|part| self.leave_out(chunk, part));
             }
             self.source.offer_huge_pages(region);
             for part in parts {
@@ -255,45 +262,40 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         for part in run.page / HUGE_PAGES..(run.page + run.pages).div_ceil(HUGE_PAGES) {
             // SAFETY: the caller promises a run of a chunk.
             unsafe {
-                let Chunk { huge, dear, clean, .. } = run.chunk.as_ref();
-                let untouched = usize::from(clean[part]) == HUGE_PAGES;
-                if untouched && (huge | dear) & 1 << part != 0 {
+                let offered = run.chunk.as_ref().huge | run.chunk.as_ref().dear;
+                if offered & 1 << part != 0 && run.chunk.as_ref().is_untouched(part) {
                     self.begin_part(run, part);
                 }
             }
         }
     }
 
-    /// A part of a chunk begins to be used that a huge page serves, or would serve if they were not dear. Makes it present,
-    /// and times that. After a dear one, what is untouched of the chunk is left out, and so it is while there is a pause.
+    /// A part of a chunk begins to be used that a huge page serves, or would serve if they were not dear. If the run ends
+    /// there, so that what is taken next is there too, it is made present, and timed. After a dear one, what is untouched of
+    /// the chunk is left out, and so it is while there is a pause.
     #[cold]
     unsafe fn begin_part(&mut self, run: &Run, part: usize) {
         // SAFETY: the caller promises a run that reaches into the part, of which nothing else is in use.
         unsafe {
             let chunk = run.chunk;
-            let is_offered = |part: &usize| chunk.as_ref().huge & 1 << part != 0;
-            let is_untouched =
-                |part: &usize| usize::from(chunk.as_ref().clean[*part]) == HUGE_PAGES;
             let admitted = self.growth.price.admits(HUGE);
-            if admitted && !is_offered(&part) {
-                (*chunk.as_ptr()).dear &= !(1 << part);
-                (*chunk.as_ptr()).huge |= 1 << part;
-                self.set_withdrawn(chunk, part, false);
-            }
             if admitted {
-                // Where several threads may wait for the lock, one in a chunk is enough. The first part has the head.
-                let mut touched = (1..HUGE_PARTS).filter(is_offered).filter(|it| !is_untouched(it));
-                if !self.growth.by_steps && touched.next().is_some() {
-                    return;
+                if chunk.as_ref().dear & 1 << part != 0 {
+                    (*chunk.as_ptr()).dear &= !(1 << part);
+                    (*chunk.as_ptr()).huge |= 1 << part;
+                    self.set_withdrawn(chunk, part, false);
                 }
-                let first = run.page.max(part * HUGE_PAGES);
-                let last = Chunk::page(chunk, (part + 1) * HUGE_PAGES).addr().get() - 1;
-                if !self.was_dear(Chunk::page(chunk, first), PAGE, last) {
+                let (first, end) = (part * HUGE_PAGES, (part + 1) * HUGE_PAGES);
+                let due = self.growth.is_due(HUGE) && run.page + run.pages <= end;
+                let last = Chunk::page(chunk, end).addr().get() - 1;
+                if !due || !self.was_dear(Chunk::page(chunk, first.max(run.page)), PAGE, last) {
                     return;
                 }
             }
-            for other in (1..HUGE_PARTS).filter(is_offered).filter(is_untouched) {
-                if !(admitted && other == part) {
+            for other in 1..HUGE_PARTS {
+                let offered = chunk.as_ref().huge & 1 << other != 0;
+                let begun = admitted && other == part;
+                if offered && !begun && chunk.as_ref().is_untouched(other) {
                     self.leave_out(chunk, other);
                 }
             }

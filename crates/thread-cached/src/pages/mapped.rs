@@ -238,7 +238,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
         let (unused, end) = (front / HUGE * HUGE, front + more.end);
         let (huge, next) = match more.start {
-            // What is in front of the block is written to first of all.
+            // What is in front of the block is written to first of all, or else the block.
             0 => (unused, unused.max(front - FRONT)),
             touched => [(front + touched).next_multiple_of(HUGE); 2].into(),
         };
@@ -249,7 +249,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let (start, size) = (region.start.add(unused), region.size - unused);
                 self.source.offer_huge_pages(Region { start, size, zeroed: false });
                 let last = region.addr() + huge + HUGE - 1;
-                whole && self.was_dear(region.start.add(next), FRONT, last)
+                whole
+                    && self.growth.is_due(more.len())
+                    && self.was_dear(region.start.add(next), FRONT, last)
             };
             if dear {
                 // All of it alike: the kernel moves no mapping of which parts differ.
@@ -300,9 +302,6 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             }
             let filled = touched < bytes && bytes <= MOST_HUGE && self.is_filled(best, bytes);
             self.remove_spare(best);
-            if filled {
-                self.offer_huge_pages_of(region, front, touched..bytes);
-            }
             let much = bytes > MOST_CLEARED || touched < bytes / 2;
             let all = Region { start: block, size: bytes, zeroed: false };
             // Only whole pages of the kernel become zero.
@@ -310,6 +309,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let zero = zeroed && much && whole && self.source.discard(all);
             if zero && bytes > MOST_CLEARED {
                 self.source.withdraw_huge_pages(region);
+            } else if filled {
+                // The first huge page was not discarded as a whole: what is in front of the block is there.
+                let present = if zero { FRONT } else { touched };
+                self.offer_huge_pages_of(region, front, present..bytes);
             }
             if touched < bytes {
                 self.exchange(pages(bytes - touched));
@@ -506,11 +509,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     }
                 }
             }
-            if filled {
-                self.offer_huge_pages_of(region, front, touched..new_bytes);
-            }
             if new_bytes > touched {
                 self.exchange(pages(new_bytes - touched));
+            }
+            if filled {
+                self.offer_huge_pages_of(region, front, touched..new_bytes);
             }
             let present = touched.clamp(new_bytes, region.size - front);
             self.unlink(mapping);
@@ -554,10 +557,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.put_back(new, region);
                 return None;
             }
+            self.exchange(pages(bytes - touched.min(bytes)));
             if filled {
                 self.offer_huge_pages_of(region, FRONT, touched..bytes);
             }
-            self.exchange(pages(bytes - touched.min(bytes)));
             self.link(new, region, bytes, touched.max(bytes));
             Some(new)
         }

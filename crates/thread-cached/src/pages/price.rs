@@ -13,6 +13,8 @@ const DEAR: u64 = 2_000_000;
 /// After a dear one, so many bytes have small pages at least.
 const LEAST_PAUSE: usize = 16 * HUGE;
 const MOST_PAUSE: usize = 512 * HUGE;
+/// Where threads may have to wait for it, one is timed for so many bytes that begin to be used.
+const TIMED_EACH: usize = 16 * HUGE;
 
 /// Whether huge pages are worth their price.
 pub(super) struct Price {
@@ -20,19 +22,16 @@ pub(super) struct Price {
     left: usize,
     /// So many had them, or have, since the last one that was timed; zero if it was cheap.
     pause: usize,
+    /// So many bytes began to be used with huge pages since then.
+    untimed: usize,
 }
 
 impl Price {
-    pub(super) const NEW: Self = Self { left: 0, pause: 0 };
+    pub(super) const NEW: Self = Self { left: 0, pause: 0, untimed: TIMED_EACH };
 
     /// Whether no huge pages are asked for.
     pub(super) fn pauses(&self) -> bool {
         self.left > 0
-    }
-
-    /// Whether the last one that was timed was dear.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.pause > 0
     }
 
     /// So many bytes begin to be used: whether they may have huge pages. If not, the pause is so much shorter.
@@ -42,11 +41,23 @@ impl Price {
         admitted
     }
 
+    /// Whether the last one that was timed was dear.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.pause > 0
+    }
+
+    /// So many bytes that were admitted begin to be used: whether their first huge page is to be timed, in a heap of several
+    /// threads or of one.
+    pub(super) fn is_due(&mut self, bytes: usize, several: bool) -> bool {
+        self.untimed = self.untimed.saturating_add(bytes);
+        !several || self.is_in_doubt() || self.untimed >= TIMED_EACH
+    }
+
     /// One took so many nanoseconds: whether that was dear.
     pub(super) fn note(&mut self, nanoseconds: u64) -> bool {
         let dear = nanoseconds >= DEAR;
         self.pause = if dear { (2 * self.pause).clamp(LEAST_PAUSE, MOST_PAUSE) } else { 0 };
-        self.left = self.pause;
+        (self.left, self.untimed) = (self.pause, 0);
         dear
     }
 }
@@ -63,6 +74,20 @@ pub(super) fn time_taken() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_are_several_threads_one_in_many_is_timed_until_one_is_dear() {
+        let mut price = Price::NEW;
+        for _ in 0..3 {
+            assert!(price.is_due(HUGE, true), "the first, and one in sixteen");
+            assert!(!price.note(0));
+            assert!(!(1..16).any(|_| price.is_due(HUGE, true)));
+        }
+        assert!(price.is_due(HUGE, true) && price.note(DEAR));
+        assert!(price.is_due(HUGE, true) && price.is_due(HUGE, true));
+        assert!(!price.note(0) && !price.is_due(HUGE, true));
+        assert!(price.is_due(HUGE, false));
+    }
 
     #[test]
     fn the_more_dear_ones_in_a_row_the_longer_none_are_asked_for() {
