@@ -24,7 +24,7 @@ use core::ptr::NonNull;
 
 use heapwright_core::{Broken, FreeBlock, HeapBackend, Policy, Region, ensure};
 
-use super::price::{Price, time_taken};
+use super::price::Price;
 use super::{Pages, Run};
 use crate::chunk::{
     CLEAN, Chunk, DESC, Desc, HUGE, HUGE_PAGES, HUGE_PARTS, LARGE, desc_of, slab_class,
@@ -309,10 +309,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if self.growth.price.is_in_doubt() && self.source.is_present(last) {
             return false;
         }
-        let before = time_taken();
         // SAFETY: the caller promises pages of ours.
-        unsafe { self.source.populate(Region { start, size, zeroed: false }) };
-        self.growth.price.note(time_taken() - before)
+        let begin = || unsafe { self.source.populate(Region { start, size, zeroed: false }) };
+        self.growth.price.was_dear(begin)
     }
 
     /// Part of a clean run was taken: looks at the growth, if it reaches beyond where that is due.
@@ -372,7 +371,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let steps = short && step >= LEAST_STEP && self.growth.takes_steps() && {
             // SAFETY: a free block stands for a run of a chunk of ours.
             let (chunk, first) = unsafe { self.place(desc_of(block)) };
-            [first, first + step - 1].into_iter().all(|page| self.comes_small(chunk, page))
+            self.comes_small(chunk, first, step)
         };
         if !steps {
             return self.cut(CLEAN, block, pages, align);
@@ -381,7 +380,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         // SAFETY: the pages were just taken; those behind the first few are given back.
         unsafe {
             // It may just have become part of a huge page.
-            if !(run.page..run.page + step).any(|page| run.chunk.as_ref().is_huge(page)) {
+            if self.comes_small(run.chunk, run.page, step) {
                 self.source.populate(run.region());
             }
             self.used += step - pages;
@@ -390,14 +389,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         Run { pages, ..run }
     }
 
-    /// Whether a page becomes present as a small one, among others that are probably used as well: one of the first, or one
-    /// that would be part of a huge one if those were not dear.
-    fn comes_small(&self, chunk: NonNull<Chunk>, page: usize) -> bool {
-        // SAFETY: the caller has a page of a chunk.
-        let (addr, at) = unsafe { (Chunk::page(chunk, page).addr().get(), chunk.as_ref()) };
+    /// Whether the pages of a step become present as small ones, among others that are probably used as well: some of the
+    /// first, or some that would be part of a huge one if those were not dear.
+    fn comes_small(&self, chunk: NonNull<Chunk>, first: usize, step: usize) -> bool {
         let paced_end = self.growth.paced_end;
-        let is_paced = at.region.addr() < paced_end && paced_end <= at.region.end();
-        !at.is_huge(page) && (is_paced && addr < paced_end || at.is_dear(page))
+        [first, first + step - 1].into_iter().all(|page| {
+            // SAFETY: the caller has a page of a chunk.
+            let (addr, at) = unsafe { (Chunk::page(chunk, page).addr().get(), chunk.as_ref()) };
+            let is_paced = at.region.addr() < paced_end && paced_end <= at.region.end();
+            !at.is_huge(page) && (is_paced && addr < paced_end || at.is_dear(page))
+        })
     }
 
     /// Gives back what serves nothing and is present for being part of a huge page, but for dirty runs; says how many

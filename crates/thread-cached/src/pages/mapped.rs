@@ -237,11 +237,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             return;
         }
         let (unused, end) = (front / HUGE * HUGE, front + more.end);
-        let (huge, next) = match more.start {
+        let next = match more.start {
             // What is in front of the block is written to first of all, or else the block.
-            0 => (unused, unused.max(front - FRONT)),
-            touched => [(front + touched).next_multiple_of(HUGE); 2].into(),
+            0 => unused.max(front - FRONT),
+            touched => (front + touched).next_multiple_of(HUGE),
         };
+        let huge = next / HUGE * HUGE;
         let whole = region.addr().is_multiple_of(HUGE) && huge + HUGE <= region.size && next < end;
         // SAFETY: the caller promises a region of ours, how far from its start the block is, and what of it is touched.
         unsafe {

@@ -53,8 +53,15 @@ impl Price {
         !several || self.is_in_doubt() || self.untimed >= TIMED_EACH
     }
 
+    /// One begins to be used, which is timed: whether it was dear.
+    pub(super) fn was_dear(&mut self, begin: impl FnOnce()) -> bool {
+        let before = time_taken();
+        begin();
+        self.note(time_taken() - before)
+    }
+
     /// One took so many nanoseconds: whether that was dear.
-    pub(super) fn note(&mut self, nanoseconds: u64) -> bool {
+    fn note(&mut self, nanoseconds: u64) -> bool {
         let dear = nanoseconds >= DEAR;
         self.pause = if dear { (2 * self.pause).clamp(LEAST_PAUSE, MOST_PAUSE) } else { 0 };
         (self.left, self.untimed) = (self.pause, 0);
@@ -64,7 +71,7 @@ impl Price {
 
 /// Nanoseconds of a processor that this thread took so far: others that run meanwhile make nothing dear. What the kernel
 /// waits for is not counted.
-pub(super) fn time_taken() -> u64 {
+fn time_taken() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the time is writable.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
