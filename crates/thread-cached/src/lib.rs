@@ -2,7 +2,7 @@
 //!
 //! * **Good at:** nearly everything: threads that allocate and free at the same time do so without a lock or an atomic
 //!   operation; small objects have no header; freed memory goes back by and by.
-//! * **Bad at:** being small. It takes address space by chunks, and every thread that allocates takes 32 KiB
+//! * **Bad at:** being small. It takes address space by chunks, and every thread that allocates takes 40 KiB
 //!   of it, of which it touches what it uses: 8 KiB if it does little.
 //!
 //! ```
@@ -37,12 +37,12 @@
 //!
 //! # Bounds
 //!
-//! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 128 bytes, and one object of those above
-//! 8 KiB: together less than 800 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
+//! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 1 KiB, and one object of those above
+//! 8 KiB: together less than 1000 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
 //! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. Where that
 //! eighth is more than half a MiB, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
-//! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1 MiB, and three eighths
+//! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1.25 MiB, and three eighths
 //! of what served or *t* × 11 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
 //! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows.
 //!

@@ -191,7 +191,7 @@ pub(crate) struct Local {
 
 /// Pages of a part.
 pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
-const _: () = assert!(PAGES <= 4, "a thread's part of a heap is small");
+const _: () = assert!(PAGES <= 5, "a thread's part of a heap is small");
 #[cfg(not(loom))]
 const _: () = assert!(mem::offset_of!(Local, bins) < 64);
 #[cfg(not(loom))]
