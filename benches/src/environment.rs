@@ -16,6 +16,9 @@ pub struct Environment {
     pub processors: usize,
     /// The kernel and its version.
     pub kernel: String,
+    /// To whom the kernel gives huge pages (`always`, `madvise`, `never`).
+    #[serde(default)]
+    pub huge_pages: String,
     /// The C library and its version.
     pub libc: String,
     /// The compiler that built the harness.
@@ -40,6 +43,7 @@ impl Environment {
             machine: processor(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: line_of("/proc/version").split(" (").next().unwrap_or_default().to_owned(),
+            huge_pages: huge_pages(),
             libc: libc_version(),
             compiler: env!("HEAPWRIGHT_COMPILER").to_owned(),
             commit: commit(),
@@ -51,8 +55,27 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// What of the surroundings makes footprints tell less than elsewhere, and what to do about it.
+    #[must_use]
+    pub fn caution(&self) -> Option<&'static str> {
+        (self.huge_pages == "always").then_some(
+            "note: this kernel gives huge pages to all, so footprints count what it made present around blocks, and miss \
+             what was so before a replay began; to compare memory, put `madvise` into \
+             /sys/kernel/mm/transparent_hugepage/enabled",
+        )
+    }
+}
+
 fn line_of(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The kernel lists the settings there are, with the one that is chosen in brackets.
+fn huge_pages() -> String {
+    let settings = line_of("/sys/kernel/mm/transparent_hugepage/enabled");
+    let chosen = settings.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    chosen.map(|(chosen, _)| chosen.to_owned()).unwrap_or_default()
 }
 
 fn processor() -> String {
@@ -121,9 +144,20 @@ mod tests {
         let now = Environment::now();
         assert!(now.compiler.starts_with("rustc 1."), "{now:?}");
         assert!(now.kernel.starts_with("Linux version"), "{now:?}");
+        assert!(["", "always", "madvise", "never"].contains(&now.huge_pages.as_str()), "{now:?}");
         assert!(now.processors > 0 && now.time.ends_with('Z'), "{now:?}");
         for peer in PEERS {
             assert!(now.versions.contains_key(peer.name), "no version of {}", peer.name);
         }
+    }
+
+    #[test]
+    fn huge_pages_for_all_call_for_caution_and_older_results_say_nothing_of_them() {
+        let set = |setting: &str| Environment { huge_pages: setting.into(), ..Default::default() };
+        assert!(set("always").caution().is_some_and(|caution| caution.contains("madvise")));
+        assert!(["madvise", "never", ""].map(set).iter().all(|it| it.caution().is_none()));
+        let mut older = serde_json::to_value(set("always")).unwrap();
+        older.as_object_mut().unwrap().remove("huge_pages");
+        assert_eq!(serde_json::from_value::<Environment>(older).unwrap(), set(""));
     }
 }

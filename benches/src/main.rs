@@ -111,6 +111,9 @@ fn bench(options: &Options) -> Result<bool> {
             costs::available()?;
         }
         eprintln!("{}", announcement(prepared.len(), contenders.len(), &plan));
+        if let Some(caution) = environment.caution() {
+            eprintln!("{caution}");
+        }
         measure::measure(&prepared, &contenders, &plan)?
     };
     let part = if options.verify { Part::WHOLE } else { options.partition };
