@@ -50,7 +50,7 @@ pub(crate) fn test() -> Result<ExitCode> {
     step("tests", &mut || run(cargo().args(["test", "--workspace", "--no-fail-fast"])));
     step("every order in which threads meet", &mut || {
         run(cargo()
-            .args(["test", "--release", "--package", "heapwright-thread-cached", "--test", "loom"])
+            .args(["test", "--package", "heapwright-thread-cached", "--test", "loom"])
             .args(["--target-dir", "target/loom"])
             .env("RUSTFLAGS", "--cfg loom"))
     });

@@ -250,9 +250,9 @@ fn gpp(stage: &mut Stage) -> Result<(), Failed> {
     stage.run(&program.display().to_string(), &[&stage.size(30_000, 3_000)])
 }
 
-/// A repository of a thousand files: committed, changed, packed, checked and read.
+/// A repository of some hundred files: committed, changed, packed, checked and read.
 fn git(stage: &mut Stage) -> Result<(), Failed> {
-    let files = if stage.small { 200 } else { 1000 };
+    let files = if stage.small { 100 } else { 500 };
     let text = |file: usize, version: usize| {
         (0..40).fold(String::new(), |mut text, line| {
             let changed = if line % 7 == file % 7 { version } else { 0 };

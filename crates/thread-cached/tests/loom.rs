@@ -1,4 +1,4 @@
-//! Every order in which threads may meet, tried by loom: `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+//! Every order in which threads may meet, tried by loom: `RUSTFLAGS="--cfg loom" cargo test --test loom`.
 //!
 //! The mailbox is the real one, and so are turns. What is around them, in `heap` and `local`, is modelled: the locks, the
 //! owner of a slab, and the rule that whoever receives an object of a slab that is not its own sends it on; and the barrier
