@@ -2,7 +2,7 @@
 //!
 //! Compared are ratios to the reference, each of its own run, never times across runs. A contender is slower than it was
 //! if its whole interval lies above the whole interval of then; it is larger if its peak footprint rose by more than
-//! both errors and one percent together.
+//! both errors and one percent together, unless the kernel gave huge pages to others then: that changes footprints by itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -52,7 +52,9 @@ pub fn compare(now: &[Row], then: &[Row]) -> Vec<Change> {
             );
             change(what, slower);
         }
-        if let (Some(bytes), Some(old_bytes)) = (row.peak_footprint, old.peak_footprint) {
+        if let (Some(bytes), Some(old_bytes)) = (row.peak_footprint, old.peak_footprint)
+            && !counts_otherwise(row, old)
+        {
             let error =
                 row.peak_footprint_error.unwrap_or(0) + old.peak_footprint_error.unwrap_or(0);
             let tolerated = error as f64 + TOLERATED * old_bytes as f64;
@@ -65,6 +67,23 @@ pub fn compare(now: &[Row], then: &[Row]) -> Vec<Change> {
         }
     }
     changes
+}
+
+/// Whether the footprints of a pair are left out, as the kernel counted otherwise then.
+fn counts_otherwise(now: &Row, then: &Row) -> bool {
+    let environments = (now.environment.as_ref(), then.environment.as_ref());
+    matches!(environments, (Some(now), Some(then)) if now.counts_otherwise(then))
+}
+
+/// Why footprints are not compared, if so.
+#[must_use]
+pub fn caution(now: &[Row], then: &[Row]) -> Option<&'static str> {
+    let otherwise =
+        now.first().zip(then.first()).is_some_and(|(now, then)| counts_otherwise(now, then));
+    otherwise.then_some(
+        "note: footprints are not compared, for the kernel gives huge pages to others than in the earlier run: its \
+         rows say to whom, in `environment`",
+    )
 }
 
 /// The changes, the bad ones last, where they are seen.
@@ -87,6 +106,7 @@ pub fn render(changes: &[Change]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::Environment;
     use crate::{contender, workload};
 
     fn row(interval: [f64; 2], footprint: u64) -> Row {
@@ -116,6 +136,20 @@ mod tests {
         assert_eq!(changes(row([0.9, 0.95], 1031), then.clone()), [(true, "larger".to_owned())]);
         let failed = Row { status: Status::Failed, ..row([0.9, 0.95], 1000) };
         assert_eq!(changes(failed, then), [(true, "fails now".to_owned())]);
+    }
+
+    #[test]
+    fn footprints_under_another_setting_of_the_kernel_do_not_compare() {
+        let under = |setting: &str, bytes| {
+            let environment = Environment { huge_pages: setting.into(), ..Default::default() };
+            Row { environment: Some(environment), ..row([0.9, 0.95], bytes) }
+        };
+        let then = [under("madvise", 1000)];
+        for (now, compares) in [("madvise", true), ("always", false), ("", true)] {
+            let now = [under(now, 2000)];
+            assert_eq!(compare(&now, &then).len(), usize::from(compares));
+            assert_eq!(caution(&now, &then).is_none(), compares);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -16,8 +17,8 @@ pub struct Environment {
     pub processors: usize,
     /// The kernel and its version.
     pub kernel: String,
-    /// To whom the kernel gives huge pages (`always`, `madvise`, `never`).
-    #[serde(default)]
+    /// To whom the kernel gives huge pages of any size (`always`, `madvise`, `never`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub huge_pages: String,
     /// The C library and its version.
     pub libc: String,
@@ -53,17 +54,22 @@ impl Environment {
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         }
     }
-}
 
-impl Environment {
     /// What of the surroundings makes footprints tell less than elsewhere, and what to do about it.
     #[must_use]
     pub fn caution(&self) -> Option<&'static str> {
         (self.huge_pages == "always").then_some(
             "note: this kernel gives huge pages to all, so footprints count what it made present around blocks, and miss \
-             what was so before a replay began; to compare memory, put `madvise` into \
-             /sys/kernel/mm/transparent_hugepage/enabled",
+             what was so before a replay began; to compare memory, put `madvise` into each `enabled` below \
+             /sys/kernel/mm/transparent_hugepage that has `[always]`, for all programs of the machine",
         )
+    }
+
+    /// Whether footprints may differ from those taken there for what the kernel does, not the contenders.
+    #[must_use]
+    pub fn counts_otherwise(&self, other: &Self) -> bool {
+        let (this, other) = (&self.huge_pages, &other.huge_pages);
+        !this.is_empty() && !other.is_empty() && this != other
     }
 }
 
@@ -71,11 +77,24 @@ fn line_of(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
 }
 
-/// The kernel lists the settings there are, with the one that is chosen in brackets.
+/// Kernels from 6.8 on have a setting for each size of huge pages besides the one for all, which a size may inherit.
 fn huge_pages() -> String {
-    let settings = line_of("/sys/kernel/mm/transparent_hugepage/enabled");
-    let chosen = settings.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-    chosen.map(|(chosen, _)| chosen.to_owned()).unwrap_or_default()
+    let folder = Path::new("/sys/kernel/mm/transparent_hugepage");
+    let of_all = fs::read_to_string(folder.join("enabled")).unwrap_or_default();
+    let sizes = fs::read_dir(folder).into_iter().flatten().flatten();
+    let of_sizes = sizes.filter_map(|size| fs::read_to_string(size.path().join("enabled")).ok());
+    widest(&of_all, &of_sizes.collect::<Vec<_>>()).to_owned()
+}
+
+/// Of the settings in force, the one that gives huge pages to most. Each text lists those there are, with the one that is
+/// chosen in brackets.
+fn widest<'a>(of_all: &'a str, of_sizes: &'a [String]) -> &'a str {
+    let chosen = |text: &'a str| text.split_once('[')?.1.split_once(']').map(|(chosen, _)| chosen);
+    let of_all = chosen(of_all).unwrap_or_default();
+    let of_sizes = of_sizes.iter().filter_map(|text| chosen(text));
+    let in_force = of_sizes.map(|mode| if mode == "inherit" { of_all } else { mode });
+    let rank = |mode: &&str| ["never", "madvise", "always"].iter().position(|known| known == mode);
+    in_force.max_by_key(rank).unwrap_or(of_all)
 }
 
 fn processor() -> String {
@@ -158,6 +177,23 @@ mod tests {
         assert!(["madvise", "never", ""].map(set).iter().all(|it| it.caution().is_none()));
         let mut older = serde_json::to_value(set("always")).unwrap();
         older.as_object_mut().unwrap().remove("huge_pages");
-        assert_eq!(serde_json::from_value::<Environment>(older).unwrap(), set(""));
+        let older: Environment = serde_json::from_value(older).unwrap();
+        assert_eq!(older, set(""));
+        assert!(set("always").counts_otherwise(&set("never")));
+        assert!(!set("always").counts_otherwise(&set("always")));
+        assert!(!older.counts_otherwise(&set("always")), "it is not known");
+    }
+
+    #[test]
+    fn a_size_of_huge_pages_may_have_a_setting_of_its_own() {
+        let of_size =
+            |mode: &str| "always inherit madvise never".replace(mode, &format!("[{mode}]"));
+        let all = |mode: &str| "always madvise never".replace(mode, &format!("[{mode}]"));
+        let sizes = |modes: &[&str]| modes.iter().map(|mode| of_size(mode)).collect::<Vec<_>>();
+        assert_eq!(widest(&all("always"), &[]), "always", "before Linux 6.8");
+        assert_eq!(widest(&all("madvise"), &sizes(&["never", "inherit"])), "madvise");
+        assert_eq!(widest(&all("madvise"), &sizes(&["always", "inherit"])), "always");
+        assert_eq!(widest(&all("always"), &sizes(&["never", "never"])), "never");
+        assert_eq!(widest("", &[]), "", "a kernel without them");
     }
 }

@@ -65,7 +65,10 @@ fn main() -> ExitCode {
             Some(Command::Replay(options)) => replay(options),
             Some(Command::Merge(options)) => merge(options),
             Some(Command::Truth(options)) => truth(options),
-            Some(Command::Reproduce(options)) => reproduce::run(options.seed).map(|()| true),
+            Some(Command::Reproduce(options)) => {
+                caution();
+                reproduce::run(options.seed).map(|()| true)
+            }
             None => bench(&cli.options),
         }
     };
@@ -76,6 +79,13 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says what makes footprints tell less here; tables say it themselves.
+fn caution() {
+    if let Some(caution) = Environment::now().caution() {
+        eprintln!("{caution}");
     }
 }
 
@@ -111,9 +121,6 @@ fn bench(options: &Options) -> Result<bool> {
             costs::available()?;
         }
         eprintln!("{}", announcement(prepared.len(), contenders.len(), &plan));
-        if let Some(caution) = environment.caution() {
-            eprintln!("{caution}");
-        }
         measure::measure(&prepared, &contenders, &plan)?
     };
     let part = if options.verify { Part::WHOLE } else { options.partition };
@@ -133,6 +140,9 @@ fn bench(options: &Options) -> Result<bool> {
     print!("{}", table::render(&rows));
     write_report(&rows, &options.exports)?;
     let Some(then) = then else { return Ok(true) };
+    if let Some(caution) = baseline::caution(&rows, &then) {
+        println!("\n{caution}");
+    }
     let changes = baseline::compare(&rows, &then);
     print!("{}", baseline::render(&changes));
     Ok(!changes.iter().any(|change| change.worse))
@@ -153,6 +163,7 @@ fn announcement(workloads: usize, contenders: usize, plan: &Plan) -> String {
 /// Programs against the replays of their traces.
 fn truth(options: &TruthOptions) -> Result<bool> {
     let recorder = options.recorder.as_deref().context("`cargo xtask truth` knows the recorder")?;
+    caution();
     let libraries = options.libraries.as_deref().unwrap_or(Path::new("target/preload"));
     truth::run(recorder, libraries, options.repetitions as usize, options.seed)?;
     Ok(true)
@@ -177,12 +188,15 @@ fn merge(options: &MergeOptions) -> Result<bool> {
     let machines: BTreeSet<_> = rows
         .iter()
         .filter_map(|row| row.environment.as_ref())
-        .map(|it| (&it.machine, &it.kernel, &it.compiler, &it.commit))
+        .map(|it| (&it.machine, &it.kernel, &it.huge_pages, &it.compiler, &it.commit))
         .collect();
     if machines.len() > 1 {
         eprintln!("note: the parts come from {} different environments:", machines.len());
-        for (machine, kernel, compiler, commit) in machines {
-            eprintln!("  {machine}; {kernel}; {compiler}; commit {commit}");
+        for (machine, kernel, huge_pages, compiler, commit) in machines {
+            let huge_pages = if huge_pages.is_empty() { "unknown" } else { huge_pages };
+            eprintln!(
+                "  {machine}; {kernel}, huge pages: {huge_pages}; {compiler}; commit {commit}"
+            );
         }
     }
     if let Some(path) = &options.json {
@@ -274,8 +288,12 @@ fn replay(options: &ReplayOptions) -> Result<bool> {
         println!("{} cannot run it: {reason}", contender.name);
         return Ok(true);
     }
-    let passes: &[Pass] =
-        if options.verify { &[Pass::Verify] } else { &[Pass::Time, Pass::Footprint] };
+    let passes: &[Pass] = if options.verify {
+        &[Pass::Verify]
+    } else {
+        caution();
+        &[Pass::Time, Pass::Footprint]
+    };
     let mut well = true;
     for &pass in passes {
         well &= one(contender, &prepared, pass, Duration::from_secs(options.limit))?;

@@ -237,6 +237,14 @@ fn notes(rows: &[Row]) -> String {
         text.push_str("; >: at least");
     }
     text.push('\n');
+    // Of programs the kernel itself says how much they had.
+    let footprints = rows
+        .iter()
+        .filter(|row| row.peak_footprint.is_some() && row.workload_kind != workload::Kind::Program);
+    let mut environments = footprints.filter_map(|row| row.environment.as_ref());
+    if let Some(caution) = environments.find_map(|environment| environment.caution()) {
+        let _ = writeln!(text, "\n{caution}");
+    }
     let headings = [
         (Status::Skipped, "Not run:"),
         (Status::Unfit, "Cannot run:"),
@@ -271,6 +279,7 @@ fn notes(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::Environment;
     use crate::passes::costs::Costs;
 
     fn row(
@@ -324,6 +333,20 @@ mod tests {
             place("FAILED:\n  broken on gcc, git: because broken is so") > place("Cut off at the")
         );
         assert!(text.contains(" 123 ") && text.contains("peak live, MiB"), "{text}");
+    }
+
+    #[test]
+    fn footprints_under_huge_pages_for_all_come_with_a_caution() {
+        let of_kind = |kind, huge_pages: &str| Row {
+            peak_footprint: Some(1 << 20),
+            workload_kind: kind,
+            environment: Some(Environment { huge_pages: huge_pages.into(), ..Default::default() }),
+            ..row("gcc", "quick", Kind::Strategy, Status::Measured, Some(0.5))
+        };
+        let warns = |row: Row| notes(&[row]).contains("huge pages to all");
+        assert!(warns(of_kind(workload::Kind::Recorded, "always")));
+        assert!(!warns(of_kind(workload::Kind::Recorded, "madvise")));
+        assert!(!warns(of_kind(workload::Kind::Program, "always")));
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub fn render(records: &[Row], criterion: Option<&Path>) -> Result<String> {
         "policies": criterion.map(criterion::read).unwrap_or_default(),
     });
     let environment = records.iter().find_map(|record| record.environment.as_ref());
+    let caution = environment.and_then(|environment| environment.caution());
     let environment = serde_json::to_value(environment)?;
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -85,6 +86,7 @@ pub fn render(records: &[Row], criterion: Option<&Path>) -> Result<String> {
         untested => verdicts.untested,
         missing => Serde(verdict::missing(records)),
         environment => facts(&environment),
+        caution => caution,
         about => about,
         reference => REFERENCE,
         seed => records.first().map(|record| record.seed),

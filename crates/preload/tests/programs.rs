@@ -250,7 +250,7 @@ fn gpp(stage: &mut Stage) -> Result<(), Failed> {
     stage.run(&program.display().to_string(), &[&stage.size(30_000, 3_000)])
 }
 
-/// A repository of some hundred files: committed, changed, packed, checked and read.
+/// A repository of five hundred files, or a hundred: committed, changed, packed, checked and read.
 fn git(stage: &mut Stage) -> Result<(), Failed> {
     let files = if stage.small { 100 } else { 500 };
     let text = |file: usize, version: usize| {

@@ -193,10 +193,10 @@ const fn slab_pages(size: usize) -> usize {
 }
 
 /// How many objects of a class a thread keeps at hand, whatever the heap has in use: of small classes many, so that what is
-/// allocated and freed by the hundred stays at hand, and what comes and goes by chance seldom fills or empties a bin (half
-/// the bytes for those from 144 to 1024 cost a tenth of larson's time); of the largest that share slabs one each.
+/// allocated and freed by the hundred stays at hand, and what comes and goes by chance seldom fills or empties a bin; of
+/// the largest that share slabs one each.
 pub(crate) const fn kept_anyhow(size: usize, kept: usize) -> usize {
-    let most = if size <= 1024 { KEPT } else { KEPT / 2 };
+    let most = if size <= MANY_KEPT { KEPT } else { KEPT / 2 };
     match (if kept < most { kept } else { most }) / size {
         256.. => 256,
         0 if size <= MAX_SMALL => 1,
@@ -210,8 +210,9 @@ const fn most_cached(size: usize) -> usize {
     if most < FEW as usize { FEW as usize } else { most }
 }
 
-/// The most bytes that a thread keeps at hand whatever the heap has in use, of all classes together.
-const ALL_KEPT: usize = {
+/// The most bytes that a thread keeps at hand whatever the heap has in use, of all classes together; of parcels it keeps
+/// fewer.
+pub(crate) const ALL_KEPT: usize = {
     let (table, mut bytes, mut class) = (table(), 0, 0);
     while class < ALL {
         let size = table[class].size as usize;
@@ -224,6 +225,10 @@ const _: () = assert!(ALL_KEPT < 1000 << 10, "a thread keeps as much as the docu
 
 /// Bytes of a class that a thread keeps at hand, at most, unless more are few to the heap.
 pub(crate) const KEPT: usize = 16 << 10;
+/// Of larger objects it keeps half as much. Where objects come and go by chance, a bin of *n* is full or empty each *n*²
+/// requests or so, and then half of it moves: a share of one in *n* for each request. Of these there are sixteen or more
+/// in a bin; above, what the objects hold costs more than that.
+const MANY_KEPT: usize = 1 << 10;
 
 #[cfg(test)]
 mod tests {

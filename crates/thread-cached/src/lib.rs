@@ -145,8 +145,8 @@ pub trait Design: 'static {
     type Runs: Policy;
     /// Whether every free is verified, before anything else is done with it.
     const CHECKED: bool = false;
-    /// Bytes of each class that a thread keeps at hand: at most 16 KiB up to 128 bytes, 8 KiB above, and one object of
-    /// the largest ones. Less than 16 KiB takes from what a thread keeps beyond that, in a large heap, in proportion.
+    /// Bytes of each class that a thread keeps at hand: at most 16 KiB up to 1 KiB, 8 KiB above, and one object of those
+    /// above 8 KiB. Less than 16 KiB takes from what a thread keeps beyond that, in a large heap, in proportion.
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter

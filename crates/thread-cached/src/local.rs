@@ -46,8 +46,8 @@ pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
-    ALL, CLASSES, Class, FEW, GRANULES, KEPT, PAGE, PAGE_SHIFT, PARCELS, SHARING, SLOTS, TABLE,
-    class_looked_up, kept_anyhow,
+    ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, PARCELS,
+    SHARING, SLOTS, TABLE, class_looked_up, kept_anyhow,
 };
 use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
@@ -192,6 +192,10 @@ pub(crate) struct Local {
 /// Pages of a part.
 pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
 const _: () = assert!(PAGES <= 5, "a thread's part of a heap is small");
+const _: () = assert!(
+    ALL_KEPT + crossing::OUTGOING_BYTES + MAX_SMALL + stash::LEAST_ROOM * PAGE <= 1280 << 10,
+    "a thread keeps back as much as the documentation says; the last object on its way home may be one too many"
+);
 #[cfg(not(loom))]
 const _: () = assert!(mem::offset_of!(Local, bins) < 64);
 #[cfg(not(loom))]

@@ -33,7 +33,7 @@ pub(super) struct Outgoing {
 }
 
 /// Objects go home when so many bytes of them are together.
-const OUTGOING_BYTES: usize = 64 << 10;
+pub(super) const OUTGOING_BYTES: usize = 64 << 10;
 
 impl Outgoing {
     /// Lays out an empty one.

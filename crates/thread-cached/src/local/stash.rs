@@ -12,7 +12,7 @@ use core::ptr::{self, NonNull};
 use crate::chunk::Desc;
 
 /// So many pages a part may keep in any case, and at most.
-const LEAST_ROOM: usize = 16;
+pub(super) const LEAST_ROOM: usize = 16;
 const MOST_ROOM: usize = 512;
 /// A part that may keep more than so many pages is that of a large heap: of 4 MiB, if it is the only one.
 const AMPLE_ROOM: usize = MOST_ROOM / 8;
