@@ -100,17 +100,17 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.56 | 1.12 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.57 | 1.13 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.56 | 1.13 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.57 | 1.13 |
-//! | huge pages | from 4 MiB on at a steady pace, up to 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.51 | 1.27 |
-//! | | | never, and small ones one by one | 0.62 | 1.08 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.59 | 1.12 |
-//! | | | one object | 1.20 | 1.11 |
-//! | backend | mappings | the program break, which has no huge pages | 0.59 | 1.11 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.56 | 1.12 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.43 | 1.09 |
+//! | all as it is | | | 0.55 | 1.12 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.54 | 1.12 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.55 | 1.13 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.54 | 1.14 |
+//! | huge pages | from 4 MiB on at a steady pace, up to 64 KiB of small ones at a time otherwise | from 1 MiB on | 0.49 | 1.27 |
+//! | | | never, and small ones one by one | 0.57 | 1.08 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.57 | 1.12 |
+//! | | | one object | 1.14 | 1.11 |
+//! | backend | mappings | the program break, which has no huge pages | 0.57 | 1.11 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.55 | 1.13 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.36 | 1.07 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge
 //! pages need few of them, and a heap then holds up to 2 MiB more, which is much of so little: from 1 MiB on they take
