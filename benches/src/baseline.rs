@@ -2,7 +2,8 @@
 //!
 //! Compared are ratios to the reference, each of its own run, never times across runs. A contender is slower than it was
 //! if its whole interval lies above the whole interval of then; it is larger if its peak footprint rose by more than
-//! both errors and one percent together, unless the kernel gave huge pages to others then: that changes footprints by itself.
+//! both errors and one percent together. Where the kernel gave huge pages to others then, footprints are not compared: that
+//! changes them by itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -78,9 +79,8 @@ fn counts_otherwise(now: &Row, then: &Row) -> bool {
 /// Why footprints are not compared, if so.
 #[must_use]
 pub fn caution(now: &[Row], then: &[Row]) -> Option<&'static str> {
-    let otherwise =
-        now.first().zip(then.first()).is_some_and(|(now, then)| counts_otherwise(now, then));
-    otherwise.then_some(
+    let otherwise = |row: &Row| then.iter().any(|old| counts_otherwise(row, old));
+    now.iter().any(otherwise).then_some(
         "note: footprints are not compared, for the kernel gives huge pages to others than in the earlier run: its \
          rows say to whom, in `environment`",
     )
