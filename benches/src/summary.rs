@@ -344,6 +344,14 @@ fn range(values: &[f64]) -> Option<[f64; 2]> {
     Some([least, most])
 }
 
+/// What makes the footprints among these rows tell less than elsewhere, if anything does. It is not so of programs: the
+/// kernel itself says how much they had.
+pub(crate) fn caution(rows: &[Row]) -> Option<&'static str> {
+    rows.iter()
+        .filter(|row| row.peak_footprint.is_some() && row.workload_kind != workload::Kind::Program)
+        .find_map(|row| row.environment.as_ref()?.caution())
+}
+
 /// Each value once, in the order of its first appearance.
 pub(crate) fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut unique = Vec::new();

@@ -10,7 +10,7 @@ use crate::contender::Kind;
 use crate::passes::costs;
 use crate::registry::REFERENCE;
 use crate::statistics::geometric_mean;
-use crate::summary::{Row, Status, unique};
+use crate::summary::{Row, Status, caution, unique};
 use crate::workload;
 
 /// The tables, and what there is to say about missing figures.
@@ -237,12 +237,7 @@ fn notes(rows: &[Row]) -> String {
         text.push_str("; >: at least");
     }
     text.push('\n');
-    // Of programs the kernel itself says how much they had.
-    let footprints = rows
-        .iter()
-        .filter(|row| row.peak_footprint.is_some() && row.workload_kind != workload::Kind::Program);
-    let mut environments = footprints.filter_map(|row| row.environment.as_ref());
-    if let Some(caution) = environments.find_map(|environment| environment.caution()) {
+    if let Some(caution) = caution(rows) {
         let _ = writeln!(text, "\n{caution}");
     }
     let headings = [

@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::files::write_whole;
 use crate::registry::{self, REFERENCE};
-use crate::summary::{Row, unique};
+use crate::summary::{Row, caution, unique};
 
 pub mod criterion;
 pub mod export;
@@ -70,7 +70,6 @@ pub fn render(records: &[Row], criterion: Option<&Path>) -> Result<String> {
         "policies": criterion.map(criterion::read).unwrap_or_default(),
     });
     let environment = records.iter().find_map(|record| record.environment.as_ref());
-    let caution = environment.and_then(|environment| environment.caution());
     let environment = serde_json::to_value(environment)?;
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -86,7 +85,7 @@ pub fn render(records: &[Row], criterion: Option<&Path>) -> Result<String> {
         untested => verdicts.untested,
         missing => Serde(verdict::missing(records)),
         environment => facts(&environment),
-        caution => caution,
+        caution => caution(records),
         about => about,
         reference => REFERENCE,
         seed => records.first().map(|record| record.seed),
