@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use heapwright_trace::record::raw::DIRECTORY_VARIABLE;
+use heapwright_raw::DIRECTORY_VARIABLE;
 
 const ROUNDS: usize = 15;
 

@@ -1,6 +1,6 @@
 //! The raw file: one for each process image, mapped shared, filled by all threads without a lock.
 //!
-//! The layout is `heapwright_trace::record::raw`'s. Invariants, which all functions here keep:
+//! The layout is `heapwright_raw`'s. Invariants, which all functions here keep:
 //!
 //! - A thread writes only between its `next` and its `end`, which lie in a chunk that no other thread writes to.
 //! - Whatever a chunk holds behind the last record is zero, so that a reader knows where to stop.
@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use heapwright_trace::record::raw;
+use heapwright_raw as raw;
 
 use crate::thread::{self, Thread};
 

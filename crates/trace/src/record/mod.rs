@@ -17,8 +17,6 @@
 //! leaves one recording for each program. A process that goes on after the command has ended is recorded up to the
 //! moment when it is written.
 
-pub mod raw;
-
 mod convert;
 mod tape;
 
@@ -32,6 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use convert::Findings;
 use convert::{Block, convert, live_blocks, unknown_addresses};
+use heapwright_raw as raw;
 use tape::{Fork, Tape, read_known};
 use tempfile::TempDir;
 

@@ -10,8 +10,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::raw;
 use crate::error::{Problem, TraceError};
+use heapwright_raw as raw;
 
 /// One record: what happened, to which address, in which thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! What the recorder leaves behind for each process: a raw file, which [`super::record`] turns into a trace.
+//! What the recorder leaves behind for each process: a raw file, of which `heapwright_trace::record` makes a trace.
 //!
 //! A raw file is never kept, so this layout has no promise beyond one version; the recorder and the converter are
-//! built from this one description of it. The recorder maps the file shared and writes into the mapping, so that what
+//! built from this one description of it. It is a crate of its own for the recorder's sake, which is loaded into other
+//! people's programs and is to be built without what traces are read and written with. The recorder maps the file shared and writes into the mapping, so that what
 //! was written is in the file whatever happens to the process afterwards.
 //!
 //! ```text
