@@ -1,6 +1,6 @@
 //! Counts what is asked of a backend.
 
-use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
+use heapwright_core::{HeapBackend, New, OutOfMemory, Region, hand_on};
 
 use crate::fallback::{Owns, Stretch};
 
@@ -120,10 +120,6 @@ impl<B> Counting<B> {
 
 // SAFETY: everything is left to the backend inside.
 unsafe impl<B: HeapBackend> HeapBackend for Counting<B> {
-    fn page_size(&self) -> usize {
-        self.inner.page_size()
-    }
-
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
         let given = self.inner.grow(size, align);
         self.counts.note_grown(given)
@@ -180,31 +176,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Counting<B> {
         unsafe { self.inner.discard(region) }
     }
 
-    unsafe fn populate(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.populate(region) };
-    }
-
-    unsafe fn offer_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.offer_huge_pages(region) };
-    }
-
-    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.withdraw_huge_pages(region) };
-    }
-
-    fn is_readable(&self, addr: usize) -> bool {
-        self.inner.is_readable(addr)
-    }
-
-    fn is_present(&self, addr: usize) -> bool {
-        self.inner.is_present(addr)
-    }
-
-    fn entropy(&self) -> u64 {
-        self.inner.entropy()
+    hand_on! {
+        inner:
+            page_size, populate, offer_huge_pages, withdraw_huge_pages, is_readable,
+            is_present, entropy,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
+use heapwright_core::{HeapBackend, New, OutOfMemory, Region, hand_on};
 
 use crate::fallback::{Owns, Stretch};
 
@@ -141,10 +141,6 @@ impl<B> Failing<B> {
 
 // SAFETY: everything is left to the backend inside, or refused.
 unsafe impl<B: HeapBackend> HeapBackend for Failing<B> {
-    fn page_size(&self) -> usize {
-        self.inner.page_size()
-    }
-
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
         if self.switch().fails() {
             return Err(OutOfMemory);
@@ -157,11 +153,6 @@ unsafe impl<B: HeapBackend> HeapBackend for Failing<B> {
             return Err(OutOfMemory);
         }
         self.inner.map(size, align)
-    }
-
-    unsafe fn shrink(&mut self, region: Region) -> usize {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.shrink(region) }
     }
 
     unsafe fn resize(&mut self, region: Region, new_size: usize, may_move: bool) -> Option<Region> {
@@ -177,36 +168,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Failing<B> {
         !self.switch().fails() && unsafe { self.inner.relocate(from, to) }
     }
 
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.discard(region) }
-    }
-
-    unsafe fn populate(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.populate(region) };
-    }
-
-    unsafe fn offer_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.offer_huge_pages(region) };
-    }
-
-    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.withdraw_huge_pages(region) };
-    }
-
-    fn is_readable(&self, addr: usize) -> bool {
-        self.inner.is_readable(addr)
-    }
-
-    fn is_present(&self, addr: usize) -> bool {
-        self.inner.is_present(addr)
-    }
-
-    fn entropy(&self) -> u64 {
-        self.inner.entropy()
+    hand_on! {
+        inner:
+            page_size, shrink, discard, populate, offer_huge_pages, withdraw_huge_pages,
+            is_readable, is_present, entropy,
     }
 }
 

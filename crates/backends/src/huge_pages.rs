@@ -1,6 +1,6 @@
 //! A wrapper that asks for huge pages.
 
-use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
+use heapwright_core::{HeapBackend, New, OutOfMemory, Region, hand_on};
 
 use crate::sys;
 
@@ -48,10 +48,6 @@ fn offer(region: Region) -> Region {
 
 // SAFETY: regions are the source's, and advice changes no contents.
 unsafe impl<B: HeapBackend> HeapBackend for HugePages<B> {
-    fn page_size(&self) -> usize {
-        self.inner.page_size()
-    }
-
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
         self.inner.grow(size, align).map(offer)
     }
@@ -60,34 +56,9 @@ unsafe impl<B: HeapBackend> HeapBackend for HugePages<B> {
         self.inner.map(size, align).map(offer)
     }
 
-    unsafe fn shrink(&mut self, region: Region) -> usize {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.shrink(region) }
-    }
-
     unsafe fn resize(&mut self, region: Region, new_size: usize, may_move: bool) -> Option<Region> {
         // SAFETY: the caller promises the same.
         unsafe { self.inner.resize(region, new_size, may_move) }.map(offer)
-    }
-
-    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.relocate(from, to) }
-    }
-
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.discard(region) }
-    }
-
-    unsafe fn populate(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.populate(region) };
-    }
-
-    unsafe fn offer_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.offer_huge_pages(region) };
     }
 
     unsafe fn withdraw_huge_pages(&mut self, region: Region) {
@@ -95,16 +66,10 @@ unsafe impl<B: HeapBackend> HeapBackend for HugePages<B> {
         unsafe { sys::withdraw_huge_pages(region.addr(), region.end()) };
     }
 
-    fn is_readable(&self, addr: usize) -> bool {
-        self.inner.is_readable(addr)
-    }
-
-    fn is_present(&self, addr: usize) -> bool {
-        self.inner.is_present(addr)
-    }
-
-    fn entropy(&self) -> u64 {
-        self.inner.entropy()
+    hand_on! {
+        inner:
+            page_size, shrink, relocate, discard, populate, offer_huge_pages,
+            is_readable, is_present, entropy,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A backend on loan.
 
-use heapwright_core::{HeapBackend, OutOfMemory, Region};
+use heapwright_core::{HeapBackend, hand_on};
 
 use crate::fallback::{Owns, Stretch};
 
@@ -23,63 +23,10 @@ pub struct Lent<'a, B>(pub &'a mut B);
 
 // SAFETY: everything is left to the backend that is lent.
 unsafe impl<B: HeapBackend> HeapBackend for Lent<'_, B> {
-    fn page_size(&self) -> usize {
-        self.0.page_size()
-    }
-
-    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.grow(size, align)
-    }
-
-    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.map(size, align)
-    }
-
-    unsafe fn shrink(&mut self, region: Region) -> usize {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.shrink(region) }
-    }
-
-    unsafe fn resize(&mut self, region: Region, new_size: usize, may_move: bool) -> Option<Region> {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.resize(region, new_size, may_move) }
-    }
-
-    unsafe fn relocate(&mut self, from: Region, to: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.relocate(from, to) }
-    }
-
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.discard(region) }
-    }
-
-    unsafe fn populate(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.populate(region) };
-    }
-
-    unsafe fn offer_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.offer_huge_pages(region) };
-    }
-
-    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.withdraw_huge_pages(region) };
-    }
-
-    fn is_readable(&self, addr: usize) -> bool {
-        self.0.is_readable(addr)
-    }
-
-    fn is_present(&self, addr: usize) -> bool {
-        self.0.is_present(addr)
-    }
-
-    fn entropy(&self) -> u64 {
-        self.0.entropy()
+    hand_on! {
+        0:
+            page_size, grow, map, shrink, resize, relocate, discard, populate,
+            offer_huge_pages, withdraw_huge_pages, is_readable, is_present, entropy,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
+use heapwright_core::{HeapBackend, New, OutOfMemory, Region, hand_on};
 
 use crate::fallback::{Owns, Stretch};
 use crate::round_up;
@@ -82,10 +82,6 @@ impl<B: HeapBackend> Limited<B> {
 
 // SAFETY: everything is left to the backend inside, or refused.
 unsafe impl<B: HeapBackend> HeapBackend for Limited<B> {
-    fn page_size(&self) -> usize {
-        self.inner.page_size()
-    }
-
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
         self.within_limit(size, |inner| inner.grow(size, align))
     }
@@ -119,36 +115,10 @@ unsafe impl<B: HeapBackend> HeapBackend for Limited<B> {
         moved
     }
 
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.discard(region) }
-    }
-
-    unsafe fn populate(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.populate(region) };
-    }
-
-    unsafe fn offer_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.offer_huge_pages(region) };
-    }
-
-    unsafe fn withdraw_huge_pages(&mut self, region: Region) {
-        // SAFETY: the caller promises the same.
-        unsafe { self.inner.withdraw_huge_pages(region) };
-    }
-
-    fn is_readable(&self, addr: usize) -> bool {
-        self.inner.is_readable(addr)
-    }
-
-    fn is_present(&self, addr: usize) -> bool {
-        self.inner.is_present(addr)
-    }
-
-    fn entropy(&self) -> u64 {
-        self.inner.entropy()
+    hand_on! {
+        inner:
+            page_size, discard, populate, offer_huge_pages, withdraw_huge_pages,
+            is_readable, is_present, entropy,
     }
 }
 

@@ -40,7 +40,7 @@ impl Region {
 /// # For implementers
 ///
 /// A backend runs underneath an allocator: it never allocates, never panics, takes no lock that
-/// may allocate.
+/// may allocate. One that wraps another [hands on](crate::hand_on) what it does not change.
 ///
 /// # Safety
 ///
@@ -164,4 +164,123 @@ pub unsafe trait HeapBackend {
     fn entropy(&self) -> u64 {
         0
     }
+}
+
+/// Inside the `impl HeapBackend` of a wrapper: hands these calls on, as they are, to the backend in a field. What a
+/// wrapper neither makes nor hands on has the trait's own answer, which is mostly no.
+///
+/// ```
+/// use heapwright_backends::Mmap;
+/// use heapwright_core::{HeapBackend, OutOfMemory, Region, hand_on};
+///
+/// /// Mappings of 1 MiB at least.
+/// struct Coarse(Mmap);
+///
+/// // SAFETY: regions are those of the mappings.
+/// unsafe impl HeapBackend for Coarse {
+///     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
+///         self.0.grow(size.max(1 << 20), align)
+///     }
+///
+///     hand_on! { 0: page_size, shrink, discard, is_readable, is_present, entropy }
+/// }
+///
+/// assert!(Coarse(Mmap::new()).grow(100, 16)?.size >= 1 << 20);
+/// # Ok::<(), OutOfMemory>(())
+/// ```
+#[macro_export]
+macro_rules! hand_on {
+    ($inner:tt: $($call:ident),+ $(,)?) => {
+        $($crate::__hand_on! { $inner $call })+
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __hand_on {
+    ($inner:tt page_size) => {
+        fn page_size(&self) -> usize {
+            self.$inner.page_size()
+        }
+    };
+    ($inner:tt grow) => {
+        fn grow(
+            &mut self,
+            size: usize,
+            align: usize,
+        ) -> Result<$crate::Region, $crate::OutOfMemory> {
+            self.$inner.grow(size, align)
+        }
+    };
+    ($inner:tt map) => {
+        fn map(
+            &mut self,
+            size: usize,
+            align: usize,
+        ) -> Result<$crate::Region, $crate::OutOfMemory> {
+            self.$inner.map(size, align)
+        }
+    };
+    ($inner:tt shrink) => {
+        unsafe fn shrink(&mut self, region: $crate::Region) -> usize {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.shrink(region) }
+        }
+    };
+    ($inner:tt resize) => {
+        unsafe fn resize(
+            &mut self,
+            region: $crate::Region,
+            new_size: usize,
+            may_move: bool,
+        ) -> Option<$crate::Region> {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.resize(region, new_size, may_move) }
+        }
+    };
+    ($inner:tt relocate) => {
+        unsafe fn relocate(&mut self, from: $crate::Region, to: $crate::Region) -> bool {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.relocate(from, to) }
+        }
+    };
+    ($inner:tt discard) => {
+        unsafe fn discard(&mut self, region: $crate::Region) -> bool {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.discard(region) }
+        }
+    };
+    ($inner:tt populate) => {
+        unsafe fn populate(&mut self, region: $crate::Region) {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.populate(region) }
+        }
+    };
+    ($inner:tt offer_huge_pages) => {
+        unsafe fn offer_huge_pages(&mut self, region: $crate::Region) {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.offer_huge_pages(region) }
+        }
+    };
+    ($inner:tt withdraw_huge_pages) => {
+        unsafe fn withdraw_huge_pages(&mut self, region: $crate::Region) {
+            // SAFETY: the caller promises the same.
+            unsafe { self.$inner.withdraw_huge_pages(region) }
+        }
+    };
+    ($inner:tt is_readable) => {
+        fn is_readable(&self, addr: usize) -> bool {
+            self.$inner.is_readable(addr)
+        }
+    };
+    ($inner:tt is_present) => {
+        fn is_present(&self, addr: usize) -> bool {
+            self.$inner.is_present(addr)
+        }
+    };
+    ($inner:tt entropy) => {
+        fn entropy(&self) -> u64 {
+            self.$inner.entropy()
+        }
+    };
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use heapwright_backends::{Limited, Mmap};
-use heapwright_core::{HeapBackend, HeapError, OutOfMemory, Region, Strategy};
+use heapwright_core::{HeapBackend, HeapError, OutOfMemory, Region, Strategy, hand_on};
 use heapwright_testkit::Rng;
 use heapwright_thread_cached::ThreadCached;
 
@@ -136,23 +136,6 @@ struct Noting(Mmap, &'static AtomicUsize, bool);
 
 // SAFETY: the mappings are the inner backend's.
 unsafe impl HeapBackend for Noting {
-    fn page_size(&self) -> usize {
-        self.0.page_size()
-    }
-
-    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.grow(size, align)
-    }
-
-    unsafe fn shrink(&mut self, region: Region) -> usize {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.shrink(region) }
-    }
-
-    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.map(size, align)
-    }
-
     unsafe fn offer_huge_pages(&mut self, region: Region) {
         self.1.fetch_add(region.size, Relaxed);
     }
@@ -160,6 +143,8 @@ unsafe impl HeapBackend for Noting {
     fn is_present(&self, _: usize) -> bool {
         self.2
     }
+
+    hand_on! { 0: page_size, grow, shrink, map }
 }
 
 #[test]
@@ -246,10 +231,6 @@ fn small_pages(region: Region) -> impl Iterator<Item = usize> {
 
 // SAFETY: the mappings are the inner backend's.
 unsafe impl HeapBackend for Knowing {
-    fn page_size(&self) -> usize {
-        self.mappings.page_size()
-    }
-
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
         let region = self.mappings.grow(size, align)?;
         if self.always {
@@ -299,6 +280,8 @@ unsafe impl HeapBackend for Knowing {
     fn is_present(&self, _: usize) -> bool {
         true
     }
+
+    hand_on! { mappings: page_size }
 }
 
 /// Whether huge pages are for all or not.
@@ -359,10 +342,6 @@ struct Short(Mmap, Vec<Region>);
 
 // SAFETY: the mappings are the inner backend's.
 unsafe impl HeapBackend for Short {
-    fn page_size(&self) -> usize {
-        self.0.page_size()
-    }
-
     fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
         let region = if size > MIB { Err(OutOfMemory) } else { self.0.grow(size, align) }?;
         self.1.push(region);
@@ -375,15 +354,12 @@ unsafe impl HeapBackend for Short {
         unsafe { self.0.shrink(region) }
     }
 
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.discard(region) }
-    }
-
     unsafe fn withdraw_huge_pages(&mut self, region: Region) {
         let holds = |given: &Region| given.addr() <= region.addr() && region.end() <= given.end();
         assert!(self.1.iter().any(holds), "what is withdrawn is the heap's");
     }
+
+    hand_on! { 0: page_size, discard }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread;
 
 use heapwright_backends::Mmap;
 use heapwright_core::misuse::{OnMisuse, set_on_misuse};
-use heapwright_core::{FutexMutex, HeapBackend, HeapError, New, OutOfMemory, Region, Strategy};
+use heapwright_core::{FutexMutex, HeapBackend, HeapError, New, Region, Strategy, hand_on};
 use heapwright_policies::BestFitTree;
 use heapwright_thread_cached::{Design, ThreadCached};
 
@@ -187,17 +187,11 @@ struct Keeping(Mmap);
 
 // SAFETY: mappings that are never unmapped.
 unsafe impl HeapBackend for Keeping {
-    fn page_size(&self) -> usize {
-        self.0.page_size()
-    }
-
-    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.grow(size, align)
-    }
-
     unsafe fn shrink(&mut self, _region: Region) -> usize {
         0
     }
+
+    hand_on! { 0: page_size, grow }
 }
 
 impl New for Keeping {

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use heapwright_backends::Mmap;
-use heapwright_core::{HeapBackend, OutOfMemory, Region, Strategy};
+use heapwright_core::{HeapBackend, Region, Strategy, hand_on};
 use heapwright_thread_cached::ThreadCached;
 
 const MIB: usize = 1 << 20;
@@ -46,22 +46,10 @@ struct Market(Mmap, &'static Mutex<Priced>);
 
 // SAFETY: the mappings are the inner backend's.
 unsafe impl HeapBackend for Market {
-    fn page_size(&self) -> usize {
-        self.0.page_size()
-    }
-
-    fn grow(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.grow(size, align)
-    }
-
     unsafe fn shrink(&mut self, region: Region) -> usize {
         self.1.lock().unwrap().withdraw(region);
         // SAFETY: the caller promises the same.
         unsafe { self.0.shrink(region) }
-    }
-
-    fn map(&mut self, size: usize, align: usize) -> Result<Region, OutOfMemory> {
-        self.0.map(size, align)
     }
 
     unsafe fn resize(&mut self, region: Region, new_size: usize, may_move: bool) -> Option<Region> {
@@ -80,11 +68,6 @@ unsafe impl HeapBackend for Market {
             self.1.lock().unwrap().withdraw(from);
         }
         moved
-    }
-
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.0.discard(region) }
     }
 
     unsafe fn populate(&mut self, region: Region) {
@@ -114,6 +97,8 @@ unsafe impl HeapBackend for Market {
     fn is_present(&self, addr: usize) -> bool {
         !(addr + 1).is_multiple_of(2 * MIB)
     }
+
+    hand_on! { 0: page_size, grow, map, discard }
 }
 
 /// What this thread took of a processor.
