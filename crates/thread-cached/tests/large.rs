@@ -83,6 +83,44 @@ fn what_a_large_block_leaves_serves_the_next() {
     assert_eq!(heap.stats().grows, grows, "the backend was asked for nothing more");
 }
 
+/// Mappings whose pages cannot be discarded.
+struct Clinging(Mmap);
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Clinging {
+    hand_on! { 0: page_size, grow, map, shrink, resize }
+}
+
+/// Whether what is long is discarded, or has to be cleared.
+fn zeros_where_a_block_was<B: HeapBackend>(backend: B) {
+    let heap = ThreadCached::<B>::over(backend);
+    let before = heap.allocate(layout(90 * MIB)).unwrap();
+    // SAFETY: in use.
+    unsafe { heap.deallocate(before) }.unwrap();
+    // All of a spare, a little less, more than it has, little of a long one, and much beyond what is worth clearing.
+    for size in [90 * MIB, 85 * MIB - 1, 96 * MIB, 13 * MIB + 1, 60 * MIB, 31 * MIB, 100_000_001] {
+        let block = heap.allocate_zeroed(layout(size)).unwrap();
+        assert_eq!(block, before, "{size} bytes are where a block was");
+        // SAFETY: as long as that.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(block.as_ptr(), size) };
+        assert!(bytes.iter().all(|&byte| byte == 0), "{size} bytes");
+        bytes.fill(0xa5);
+        heap.check().unwrap();
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block) }.unwrap();
+    }
+}
+
+#[test]
+fn a_spare_of_any_length_is_zero_where_it_is_to_be() {
+    zeros_where_a_block_was(Mmap::new());
+}
+
+#[test]
+fn so_it_is_where_nothing_can_be_discarded() {
+    zeros_where_a_block_was(Clinging(Mmap::new()));
+}
+
 #[test]
 fn spare_mappings_go_back_before_memory_is_refused() {
     let heap = ThreadCached::<Limited<Mmap>>::over(Limited::over(Mmap::new(), 120 * MIB));
