@@ -1,13 +1,23 @@
 //! The heaps that there are, so that a thread that ends can tell which of those it used are there still.
 //!
-//! Invariant: the list leads through heaps that live; a heap leaves it before it gives anything back.
+//! Threads that end do so side by side: if they waited for each other, one would work while hundreds that began after it
+//! worked too, and they would become ever more. Each enters a room that is locked as long as anyone is inside; who changes
+//! the list, or stops the world, keeps the door shut and waits until the room is empty (the readers' and writers' problem
+//! of Courtois, Heymans and Parnas, 1971).
+//!
+//! Invariants: the list leads through heaps that live; a heap leaves it before it gives anything back, and when no thread
+//! is inside. The room is locked exactly when threads are inside or one keeps others out of it.
 
 use core::cell::UnsafeCell;
+use core::iter;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Relaxed},
+};
 
 use heapwright_core::FutexMutex;
-use lock_api::RawMutex;
+use lock_api::{GuardSend, RawMutex};
 
 use crate::local::Local;
 
@@ -33,30 +43,92 @@ pub(crate) const NOBODY: u64 = 1;
 const FIRST: u64 = 2;
 
 struct Registry {
-    lock: FutexMutex,
+    /// Who enters passes it, who changes the list holds it.
+    door: FutexMutex,
+    room: FutexMutex,
+    /// Threads in the room.
+    inside: AtomicUsize,
     /// The thread that froze the registry, and how often.
     frozen_by: AtomicUsize,
     freezes: AtomicUsize,
     first: UnsafeCell<*mut Member>,
 }
 
-// SAFETY: the list is read and written under the lock only.
+// SAFETY: the list is read and written by who holds the door only.
 unsafe impl Sync for Registry {}
 
 static REGISTRY: Registry = Registry {
-    lock: FutexMutex::INIT,
+    door: FutexMutex::INIT,
+    room: FutexMutex::INIT,
+    inside: AtomicUsize::new(0),
     frozen_by: AtomicUsize::new(0),
     freezes: AtomicUsize::new(0),
     first: UnsafeCell::new(ptr::null_mut()),
 };
 
-/// Calls `with` with the place of the first member, under the lock.
-fn locked<T>(with: impl FnOnce(*mut *mut Member) -> T) -> T {
-    REGISTRY.lock.lock();
-    let result = with(REGISTRY.first.get());
-    // SAFETY: locked above.
-    unsafe { REGISTRY.lock.unlock(lock_api::GuardSend::new()) };
-    result
+impl Registry {
+    /// Calls `with` with the place of the first member.
+    fn at_the_door<T>(&self, with: impl FnOnce(*mut *mut Member) -> T) -> T {
+        self.door.lock();
+        let result = with(self.first.get());
+        // SAFETY: locked above.
+        unsafe { self.door.unlock(GuardSend::new()) };
+        result
+    }
+
+    /// The heap of this number, if it lives still. It does until this thread [goes out](Self::go_out).
+    fn enter(&self, heap: u64) -> Option<NonNull<Member>> {
+        self.at_the_door(|first| {
+            // SAFETY: the list leads through members.
+            let mut members = unsafe {
+                iter::successors(NonNull::new(*first), |here| NonNull::new(here.as_ref().next))
+            };
+            // SAFETY: as above.
+            let found = members.find(|here| unsafe { here.as_ref().heap == heap });
+            if found.is_some() && self.inside.fetch_add(1, Relaxed) == 0 {
+                self.room.lock();
+            }
+            found
+        })
+    }
+
+    /// What this thread did in the room is seen by whoever finds it empty.
+    fn go_out(&self) {
+        if self.inside.fetch_sub(1, AcqRel) == 1 {
+            // SAFETY: the first who was inside locked it.
+            unsafe { self.room.unlock(GuardSend::new()) };
+        }
+    }
+
+    /// Waits until the room is empty, and keeps others out.
+    fn clear(&self) {
+        self.door.lock();
+        self.room.lock();
+    }
+
+    /// As [`clear`](Self::clear), if that takes no waiting.
+    fn try_clear(&self) -> bool {
+        if self.door.try_lock().is_none() {
+            return false;
+        }
+        let empty = self.room.try_lock().is_some();
+        if !empty {
+            // SAFETY: locked above.
+            unsafe { self.door.unlock(GuardSend::new()) };
+        }
+        empty
+    }
+
+    /// # Safety
+    ///
+    /// This thread [cleared](Self::clear) the room.
+    unsafe fn open(&self) {
+        // SAFETY: the caller promises that it has locked both.
+        unsafe {
+            self.room.unlock(GuardSend::new());
+            self.door.unlock(GuardSend::new());
+        }
+    }
 }
 
 /// Adds a heap.
@@ -65,8 +137,8 @@ fn locked<T>(with: impl FnOnce(*mut *mut Member) -> T) -> T {
 ///
 /// It stays where it is until [`leave`].
 pub(crate) unsafe fn join(member: NonNull<Member>) {
-    locked(|first| {
-        // SAFETY: the list is ours under the lock.
+    REGISTRY.at_the_door(|first| {
+        // SAFETY: the list is ours at the door.
         unsafe {
             (*member.as_ptr()).next = *first;
             *first = member.as_ptr();
@@ -76,35 +148,28 @@ pub(crate) unsafe fn join(member: NonNull<Member>) {
 
 /// Takes a heap out. No thread hands back anything to it any more.
 pub(crate) fn leave(member: NonNull<Member>) {
-    locked(|first| {
-        let mut link = first;
-        // SAFETY: the list is ours under the lock, and leads through members.
-        unsafe {
-            while !(*link).is_null() {
-                if *link == member.as_ptr() {
-                    *link = (*member.as_ptr()).next;
-                    return;
-                }
-                link = &raw mut (**link).next;
+    REGISTRY.clear();
+    let mut link = REGISTRY.first.get();
+    // SAFETY: the list is ours, as we hold the door, and leads through members.
+    unsafe {
+        while !(*link).is_null() {
+            if *link == member.as_ptr() {
+                *link = (*member.as_ptr()).next;
+                break;
             }
+            link = &raw mut (**link).next;
         }
-    });
+        REGISTRY.open();
+    }
 }
 
 /// Hands back a thread's cache to its heap, if that lives still.
 pub(crate) fn retire(heap: u64, local: NonNull<Local>) {
-    locked(|first| {
-        // SAFETY: as above. The cache is one of the heap of that number, and the heap lives while we hold the lock.
-        unsafe {
-            let mut member = *first;
-            while let Some(here) = NonNull::new(member) {
-                if here.as_ref().heap == heap {
-                    return (here.as_ref().retire)(here, local);
-                }
-                member = here.as_ref().next;
-            }
-        }
-    });
+    if let Some(member) = REGISTRY.enter(heap) {
+        // SAFETY: the cache is one of the heap of that number, and the heap lives while we are inside.
+        unsafe { (member.as_ref().retire)(member, local) };
+        REGISTRY.go_out();
+    }
 }
 
 /// What tells this thread from others.
@@ -116,7 +181,7 @@ fn this_thread() -> usize {
 /// Keeps threads from ending, until [`thaw`]. A thread may freeze more than once, for each of its heaps.
 pub(crate) fn freeze() {
     if REGISTRY.frozen_by.load(Relaxed) != this_thread() {
-        REGISTRY.lock.lock();
+        REGISTRY.clear();
         REGISTRY.frozen_by.store(this_thread(), Relaxed);
     }
     REGISTRY.freezes.fetch_add(1, Relaxed);
@@ -125,7 +190,7 @@ pub(crate) fn freeze() {
 /// As [`freeze`], if that takes no waiting.
 pub(crate) fn try_freeze() -> bool {
     if REGISTRY.frozen_by.load(Relaxed) != this_thread() {
-        if REGISTRY.lock.try_lock().is_none() {
+        if !REGISTRY.try_clear() {
             return false;
         }
         REGISTRY.frozen_by.store(this_thread(), Relaxed);
@@ -142,7 +207,7 @@ pub(crate) fn try_freeze() -> bool {
 pub(crate) unsafe fn thaw() {
     if REGISTRY.freezes.fetch_sub(1, Relaxed) == 1 {
         REGISTRY.frozen_by.store(0, Relaxed);
-        // SAFETY: locked by the first freeze.
-        unsafe { REGISTRY.lock.unlock(lock_api::GuardSend::new()) };
+        // SAFETY: cleared by the first freeze.
+        unsafe { REGISTRY.open() };
     }
 }

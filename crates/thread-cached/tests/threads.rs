@@ -2,8 +2,10 @@
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use heapwright_core::Strategy;
 use heapwright_testkit::Rng;
@@ -20,8 +22,11 @@ impl Block {
     fn new(heap: &ThreadCached, rng: &mut Rng) -> Self {
         let size = if rng.below(50) == 0 { 1 << 17 } else { 2000 };
         let layout = Layout::from_size_align(1 + rng.below(size), 8).expect("a layout");
+        Self::with(heap, layout, rng.below(256) as u8)
+    }
+
+    fn with(heap: &ThreadCached, layout: Layout, byte: u8) -> Self {
         let block = heap.allocate(layout).expect("memory");
-        let byte = rng.below(256) as u8;
         // SAFETY: the block is that long.
         unsafe { block.write_bytes(byte, layout.size()) };
         Self(block, layout, byte)
@@ -182,4 +187,33 @@ fn a_heap_may_go_before_the_threads_that_used_it() {
         drop(heap);
         gone.wait();
     });
+}
+
+#[test]
+fn threads_that_end_do_not_pile_up_behind_each_other() {
+    const WORKING: usize = 30;
+    static HEAP: ThreadCached = ThreadCached::new();
+    let working = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2000 {
+        while working.load(Relaxed) >= WORKING {
+            thread::sleep(Duration::from_micros(200));
+        }
+        working.fetch_add(1, Relaxed);
+        let working = Arc::clone(&working);
+        thread::spawn(move || {
+            let sizes = (0..100).map(|step| 1 + step * 300);
+            let blocks: Vec<_> = sizes
+                .map(|size| Block::with(&HEAP, Layout::from_size_align(size, 8).unwrap(), 1))
+                .collect();
+            blocks.into_iter().for_each(|block| block.free(&HEAP));
+            // What it leaves is handed back after this.
+            working.fetch_sub(1, Relaxed);
+        });
+    }
+    while working.load(Relaxed) > 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Each has some 1.5 MiB at once.
+    let footprint = HEAP.stats().footprint;
+    assert!(footprint < 256 << 20, "{} MiB", footprint >> 20);
 }
