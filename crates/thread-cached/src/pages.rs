@@ -55,6 +55,11 @@ const MOST: usize = 8;
 /// How often dirty pages decay, in milliseconds.
 pub(crate) const DECAY: u64 = 100;
 
+/// Pages from one to the next that is a multiple of `align`, a power of two.
+const fn front(page: usize, align: usize) -> usize {
+    page.wrapping_neg() & (align - 1)
+}
+
 /// Free runs of one kind.
 struct Index<P> {
     policy: P,
@@ -114,7 +119,7 @@ pub(crate) struct Pages<B, P> {
     calm: u8,
     /// When that was.
     decayed: u64,
-    /// Whether the backend can discard.
+    /// Whether the backend discards what it is asked to, as far as is known: not if it refused since pages last decayed.
     discards: bool,
     growth: Growth,
 }
@@ -198,34 +203,53 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Part of a free run.
     fn free_run(&mut self, pages: usize, align: usize) -> Option<Run> {
-        let request = Request::new((pages + align - 1) * DESC);
-        if let Some(block) = self.dirty.policy.find(request) {
+        if let Some(block) = self.fitting(DIRTY, pages, align) {
             return Some(self.cut(DIRTY, block, pages, align));
         }
         if pages >= EXCHANGES {
             self.exchange(pages);
         }
-        let block = self.clean.policy.find(request)?;
+        let block = self.fitting(CLEAN, pages, align)?;
         Some(self.cut_clean(block, pages, align))
+    }
+
+    /// A free run that has so many pages from a multiple of `align` on. One may have them by luck, or because another such
+    /// run was there, so some are looked at before the first that has them however it lies.
+    fn fitting(&mut self, kind: Entry, pages: usize, align: usize) -> Option<FreeBlock> {
+        const LOOKS: usize = 128;
+        let surely = pages + align - 1;
+        let mut next = self.index(kind).policy.find(Request::new(pages * DESC));
+        for _ in 0..LOOKS {
+            let Some(block) = next else { break };
+            let all = block.size() / DESC;
+            // SAFETY: a free block stands for a run of a chunk of ours.
+            let (_, page) = unsafe { self.place(desc_of(block)) };
+            if front(page, align) + pages <= all {
+                return Some(block);
+            }
+            // SAFETY: the block is in the index.
+            next = unsafe { self.index(kind).policy.next_free(block) };
+        }
+        self.index(kind).policy.find(Request::new(surely * DESC))
     }
 
     /// Part of what the backend gives, or of what is free when all of it is clean, or all dirty.
     fn new_run(&mut self, pages: usize, align: usize) -> Option<Run> {
         let least = pages + align - 1;
-        let request = Request::new(least * DESC);
         if least > self.longest() {
             return None;
         }
         if self.grow(least).is_none() && !self.grow_by_spares(least) {
             // The last resort: what is dirty and what is clean become neighbours.
+            self.discards = true;
             self.discard_down_to(0);
-            if !self.discards {
+            if self.dirty.pages > 0 {
                 self.soil();
-                let block = self.dirty.policy.find(request)?;
+                let block = self.fitting(DIRTY, pages, align)?;
                 return Some(self.cut(DIRTY, block, pages, align));
             }
         }
-        let block = self.clean.policy.find(request)?;
+        let block = self.fitting(CLEAN, pages, align)?;
         Some(self.cut_clean(block, pages, align))
     }
 
@@ -258,7 +282,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         unsafe {
             let (chunk, page) = self.place(desc_of(block));
             let all = block.size() / DESC;
-            let front = page.wrapping_neg() & (align - 1);
+            let front = front(page, align);
             let rest = all - front - pages;
             let index = self.index(kind);
             index.pages -= pages;
@@ -465,28 +489,39 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 let most = (self.idle_pages() - keep).next_multiple_of(HUGE_PAGES);
                 let last = (end / HUGE_PAGES * HUGE_PAGES).min(first + most);
                 let whole = Run { chunk, page, pages: end - page, zeroed: false };
-                self.discard(whole, first..last);
+                if !self.discard(whole, first..last) {
+                    return;
+                }
             }
         }
     }
 
-    /// Gives back spare mappings, and discards dirty runs, until at most `keep` pages are idle.
+    /// Gives back spare mappings, and discards dirty runs, until at most `keep` pages are idle. What the backend refuses, as
+    /// a kernel does where the program has locked a page into memory, stays as it is; where it refuses much, it is asked no
+    /// more.
     fn discard_down_to(&mut self, keep: usize) {
+        const REFUSALS: usize = 64;
         self.give_back_spares(self.idle_pages().saturating_sub(keep));
+        if !self.discards {
+            return;
+        }
+        let mut refusals = 0;
         let mut chunk = self.chunks;
         while let Some(at) = NonNull::new(chunk) {
             // SAFETY: the list leads from chunk to chunk, and runs follow each other in each.
             unsafe {
                 let mut page = at.as_ref().first as usize;
                 while page < at.as_ref().pages as usize {
-                    if self.idle_pages() <= keep || !self.discards {
+                    if self.idle_pages() <= keep || refusals == REFUSALS {
                         return;
                     }
                     let desc = Chunk::desc(at, page);
                     let pages = Desc::pages(desc);
                     if Chunk::entry(at.cast(), page).load(Relaxed) == DIRTY {
                         let run = Run { chunk: at, page, pages, zeroed: false };
-                        self.discard(run, page..page + pages);
+                        let refused = !self.discard(run, page..page + pages);
+                        refusals += usize::from(refused);
+                        self.discards &= !refused;
                     }
                     page += pages;
                 }
@@ -495,17 +530,15 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Makes pages of a dirty run clean.
-    unsafe fn discard(&mut self, run: Run, pages: Range<usize>) {
+    /// Makes pages of a dirty run clean, if the backend discards them.
+    unsafe fn discard(&mut self, run: Run, pages: Range<usize>) -> bool {
         let Run { chunk, page: start, .. } = run;
         let end = start + run.pages;
         let part = Run { page: pages.start, pages: pages.len(), ..run };
         // SAFETY: the caller promises a dirty run, which is in its index, and pages of it.
         unsafe {
-            let zero = self.source.discard(part.region());
-            if !zero {
-                self.discards = false;
-                return;
+            if !self.source.discard(part.region()) {
+                return false;
             }
             self.dirty.policy.remove(block_of(run.desc(), run.pages));
             self.dirty.pages -= part.pages;
@@ -518,9 +551,10 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             self.put(CLEAN, chunk, part.page, part.pages);
             self.note_clean(chunk, pages, true);
         }
+        true
     }
 
-    /// Makes all clean runs dirty, of a backend that discards nothing.
+    /// Makes all clean runs dirty, where not all that is dirty can be made clean.
     fn soil(&mut self) {
         while let Some(block) = self.clean.policy.take(Request::new(DESC)) {
             // SAFETY: the block was in the index, so it is a free run.
@@ -555,6 +589,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if now < self.decayed + DECAY {
             return;
         }
+        self.discards = true;
         if self.decayed > 0 {
             self.calm += 1;
             let idle = self.idle.min(self.idle_pages());
@@ -619,6 +654,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
         given += self.discard_rests();
         let dirty = self.dirty.pages;
+        self.discards = true;
         self.discard_down_to(0);
         given + (dirty - self.dirty.pages) * PAGE
     }

@@ -559,3 +559,84 @@ fn large_blocks_of_threads_near_a_limit_keep_their_contents() {
         }
     });
 }
+
+/// Replaces blocks at random, as many as are held; what the heap holds when all are there, and in the end.
+fn held_by_aligned_blocks(align: usize, size: usize, live: usize) -> [usize; 2] {
+    let heap = ThreadCached::<Mmap>::new();
+    let (layout, mut rng) = (Layout::from_size_align(size, align).unwrap(), Rng::new(1));
+    let allocate = || heap.allocate(layout).unwrap();
+    let mut blocks: Vec<_> = (0..live).map(|_| allocate()).collect();
+    let at_first = heap.stats().footprint;
+    for _ in 0..4000 {
+        let block = &mut blocks[rng.below(live)];
+        // SAFETY: in use.
+        unsafe { heap.deallocate(*block) }.unwrap();
+        *block = allocate();
+        assert!(block.addr().get().is_multiple_of(align));
+    }
+    heap.check().unwrap();
+    [at_first, heap.stats().footprint]
+}
+
+#[test]
+fn aligned_blocks_are_where_others_were() {
+    let kib = 1 << 10;
+    for (align, size, live) in [
+        (64 * kib, 100, 500),
+        (64 * kib, 40_000, 500),
+        (256 * kib, 4096, 200),
+        (MIB, 4096, 100),
+        (2 * MIB, 4 * MIB, 10),
+        (16 * MIB, 100, 4),
+    ] {
+        let [at_first, in_the_end] = held_by_aligned_blocks(align, size, live);
+        assert!(
+            in_the_end <= 2 * at_first + 32 * MIB,
+            "{size} bytes at {align}: {at_first} bytes held at first, {in_the_end} in the end"
+        );
+    }
+}
+
+/// Mappings of which one page cannot be discarded, as if it were locked into memory; and how much was.
+struct Refusing(Mmap, &'static AtomicUsize, &'static AtomicUsize);
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Refusing {
+    unsafe fn discard(&mut self, region: Region) -> bool {
+        if (region.addr()..region.end()).contains(&self.1.load(Relaxed)) {
+            return false;
+        }
+        self.2.fetch_add(region.size, Relaxed);
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.discard(region) }
+    }
+
+    hand_on! { 0: page_size, grow, shrink }
+}
+
+#[test]
+fn a_page_that_cannot_be_discarded_keeps_no_others() {
+    let (locked, discarded): (&AtomicUsize, &AtomicUsize) =
+        (Box::leak(Box::default()), Box::leak(Box::default()));
+    let heap = ThreadCached::<Refusing>::over(Refusing(Mmap::new(), locked, discarded));
+    let free = |block| {
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block) }.unwrap();
+    };
+    let block = heap.allocate(layout(100_000)).unwrap();
+    locked.store(block.addr().get() + 50_000, Relaxed);
+    free(block);
+    for round in 1..=2 {
+        // One in a hundred stays, and the chunks with it.
+        let blocks: Vec<_> = (0..2000).map(|_| heap.allocate(layout(40_000)).unwrap()).collect();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            blocks.into_iter().enumerate().partition(|(number, _)| number % 100 == 0);
+        let before = discarded.load(Relaxed);
+        go.into_iter().for_each(|(_, block)| free(block));
+        heap.trim();
+        let given = discarded.load(Relaxed) - before;
+        assert!(given > 60 * MIB, "round {round}: {} MiB were discarded", given / MIB);
+        stay.into_iter().for_each(|(_, block)| free(block));
+        heap.check().unwrap();
+    }
+}

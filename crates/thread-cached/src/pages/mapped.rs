@@ -134,10 +134,10 @@ const fn pages(bytes: usize) -> usize {
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Whether a block is long enough for a mapping of its own: as long as others, too, or there would be too many, and
-    /// much longer than its alignment, as that much lies in front of it.
+    /// much longer than its alignment, as that much lies in front of it, unless that is a huge page's.
     pub(crate) fn maps(&self, layout: Layout) -> bool {
         let least = LEAST_MAPPED.max(self.mapped_pages * PAGE / MANY);
-        layout.size() >= least && layout.align() <= layout.size() / REST
+        layout.size() >= least && layout.align() <= HUGE.max(layout.size() / REST)
     }
 
     /// A block with a mapping of its own, and whether it is zero. If there is none, one with a region of another kind, if so
