@@ -42,7 +42,7 @@ const LEAST_SHIFT: u32 = 16;
 /// Units of the address space that the first table covers.
 const FIRST_UNITS: usize = 256;
 
-/// Dirty pages beyond this many, and a quarter of those in use, are discarded at once.
+/// Dirty pages beyond this many, a quarter of those in use, and [what was missed](Pages::missed), are discarded at once.
 const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 /// From this many pages on a request makes dirty pages clean before it takes clean ones.
 const EXCHANGES: usize = 64;
@@ -117,7 +117,11 @@ pub(crate) struct Pages<B, P> {
     /// The same since those went that were not needed for long, and how often pages decayed since.
     long_idle: usize,
     calm: u8,
-    /// When that was.
+    /// Pages that were discarded a short time ago for being more than may stay; and of such, those that were needed again.
+    /// They are forgotten by halves and by eighths as pages decay.
+    thrown: usize,
+    missed: usize,
+    /// When pages decayed last.
     decayed: u64,
     /// Whether the backend discards what it is asked to, as far as is known: not if it refused since pages last decayed.
     discards: bool,
@@ -143,6 +147,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             idle: 0,
             long_idle: 0,
             calm: 0,
+            thrown: 0,
+            missed: 0,
             decayed: 0,
             discards: true,
             growth: Growth::new(huge_from),
@@ -310,6 +316,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             (*run.desc().as_ptr()).mark_used(pages);
             (*chunk.as_ptr()).used += pages as u32;
             if kind == CLEAN {
+                self.note_missed(pages);
                 self.note_growth(&run);
                 self.begin_huge(&run);
                 self.note_clean(chunk, run.page..run.page + pages, false);
@@ -568,16 +575,27 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Where more is idle than may be, half of that may stay.
+    /// Where more is idle than may be, half of that may stay, and as much as was missed when it had gone: a program that
+    /// frees all it has and soon fills it again would fault in the same pages each time.
     fn keep_bound(&mut self) {
-        let bound = DIRTY_BOUND + (self.used + self.mapped_pages) / 4;
-        if self.idle_pages() > bound {
-            self.discard_huge_down_to(bound / 2);
+        let least = DIRTY_BOUND + (self.used + self.mapped_pages) / 4;
+        let (bound, stay) = (least + self.missed, least / 2 + self.missed);
+        let idle = self.idle_pages();
+        if idle > bound {
+            self.discard_huge_down_to(stay);
+            if self.idle_pages() > bound {
+                // They are in pieces.
+                self.discard_down_to(stay);
+            }
+            self.thrown += idle - self.idle_pages();
         }
-        if self.idle_pages() > bound {
-            // They are in pieces.
-            self.discard_down_to(bound / 2);
-        }
+    }
+
+    /// So many pages become present that might be so still, had not as many been discarded before.
+    fn note_missed(&mut self, pages: usize) {
+        let again = pages.min(self.thrown);
+        self.thrown -= again;
+        self.missed += again;
     }
 
     /// Lets time pass: of the idle pages that were not needed since the last time, half go.
@@ -590,6 +608,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             return;
         }
         self.discards = true;
+        self.thrown /= 2;
+        self.missed -= self.missed.div_ceil(8);
         if self.decayed > 0 {
             self.calm += 1;
             let idle = self.idle.min(self.idle_pages());

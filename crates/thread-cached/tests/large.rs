@@ -640,3 +640,24 @@ fn a_page_that_cannot_be_discarded_keeps_no_others() {
         heap.check().unwrap();
     }
 }
+
+#[test]
+fn what_is_freed_and_soon_filled_again_is_not_discarded_each_time() {
+    let discarded: &AtomicUsize = Box::leak(Box::default());
+    let nothing: &AtomicUsize = Box::leak(Box::default());
+    let heap = ThreadCached::<Refusing>::over(Refusing(Mmap::new(), nothing, discarded));
+    let cycle = || {
+        let before = discarded.load(Relaxed);
+        let blocks: Vec<_> = (0..5000).map(|_| heap.allocate(layout(40_000)).unwrap()).collect();
+        for block in blocks {
+            // SAFETY: in use.
+            unsafe { heap.deallocate(block) }.unwrap();
+        }
+        discarded.load(Relaxed) - before
+    };
+    let first = cycle();
+    assert!(first > 100 * MIB, "of a single peak {} MiB go at once", first / MIB);
+    let later: usize = (0..20).map(|_| cycle()).sum();
+    assert!(later < 2 * first, "of twenty more that follow at once, {} MiB", later / MIB);
+    heap.check().unwrap();
+}

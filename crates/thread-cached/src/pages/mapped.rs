@@ -161,6 +161,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let filled = bytes <= most && self.last_is_filled(bytes);
         let (block, region) = self.fresh(bytes, front, or_grow)?;
         self.exchange(pages(bytes));
+        self.note_missed(pages(bytes));
         // SAFETY: just given.
         unsafe {
             if filled {
