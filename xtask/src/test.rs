@@ -88,8 +88,9 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// One workload of each nature, recorded and generated, of one thread and of several. That the others replay is verified.
-const SHORT: &str = "gcc,redis,python-threads,fixed-64,producer-consumer";
+/// One workload of each nature, recorded and generated, of one thread and of several. That strategies replay the others is
+/// verified before.
+const SHORT: &str = "gcc,redis,python-threads@threads,fixed-64,producer-consumer";
 
 /// `bench --quick` on some workloads, whose rows must all be there and none failed.
 fn smoke(harness: &Harness) -> Result<()> {

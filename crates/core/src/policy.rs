@@ -74,8 +74,8 @@ pub unsafe trait Policy: New {
         }
     }
 
-    /// The block that follows `block` in its list, for the heap map; `None` where there is no such
-    /// order or no successor.
+    /// The block that follows `block` in its list, for the heap map and for heaps that look beyond the block that was
+    /// found; `None` where there is no such order or no successor.
     ///
     /// # Safety
     ///

@@ -2,8 +2,10 @@
 //!
 //! A raw file is never kept, so this layout has no promise beyond one version; the recorder and the converter are
 //! built from this one description of it. It is a crate of its own for the recorder's sake, which is loaded into other
-//! people's programs and is to be built without what traces are read and written with. The recorder maps the file shared and writes into the mapping, so that what
-//! was written is in the file whatever happens to the process afterwards.
+//! people's programs and is to be built without what traces are read and written with.
+//!
+//! The recorder maps the file shared and writes into the mapping, so that what was written is in the file whatever happens
+//! to the process afterwards.
 //!
 //! ```text
 //! 0                 HEAD_BYTES                HEAD_BYTES + CHUNK_BYTES

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use heapwright_core::{HeapBackend, New, OutOfMemory, Region};
+use heapwright_core::{HeapBackend, New, OutOfMemory, Region, hand_on};
 
 /// An observed backend. What is seen is read from its [`Ledger`].
 ///
@@ -439,22 +439,7 @@ unsafe impl<B: HeapBackend> HeapBackend for Odd<B> {
         region.size
     }
 
-    unsafe fn discard(&mut self, region: Region) -> bool {
-        // SAFETY: the caller promises the same.
-        unsafe { self.source.discard(region) }
-    }
-
-    fn is_readable(&self, addr: usize) -> bool {
-        self.source.is_readable(addr)
-    }
-
-    fn is_present(&self, addr: usize) -> bool {
-        self.source.is_present(addr)
-    }
-
-    fn entropy(&self) -> u64 {
-        self.source.entropy()
-    }
+    hand_on! { source: discard, is_readable, is_present, entropy }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub struct ThreadCached<B: HeapBackend = Mmap, L: RawMutex = FutexMutex, D: Desi
 
 // SAFETY: what threads share is behind a lock, or atomic; parts are each one thread's.
 unsafe impl<B: HeapBackend + Send, L: RawMutex + Sync, D: Design> Sync for ThreadCached<B, L, D> {}
-// SAFETY: nothing of it lies in a thread but parts, whose threads look for a heap under the registry's lock.
+// SAFETY: nothing of it lies in a thread but parts, whose threads reach a heap only inside the registry's room.
 unsafe impl<B: HeapBackend + Send, L: RawMutex + Send, D: Design> Send for ThreadCached<B, L, D> {}
 
 /// What the threads of a heap share. It lies in the heap's first chunk, so that it never moves.

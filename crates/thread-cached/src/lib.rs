@@ -46,10 +46,10 @@
 //! of what served or *t* × 11 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
 //! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows.
 //!
-//! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB,
-//! a quarter of those in use, and as many as were needed again within a tenth of a second or so when such were discarded
-//! before, of which an eighth is forgotten every tenth; of what is not needed, half is discarded every tenth of a second in
-//! which anything is done, as whole huge pages, and all after four tenths. A heap that a single thread fills has small pages made
+//! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
+//! and a quarter of those in use. To these come as many as were needed again, within a tenth of a second or so, when such
+//! were discarded before; an eighth of that is forgotten every tenth. Of what is not needed, half is discarded every tenth of
+//! a second in which anything is done, as whole huge pages, and all after four tenths. A heap that a single thread fills has small pages made
 //! present ahead of need, at a time at most 64 KiB and a sixteenth of it; those that longer runs leave over wait for shorter
 //! ones, or decay. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
 //!

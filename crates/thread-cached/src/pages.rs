@@ -123,7 +123,7 @@ pub(crate) struct Pages<B, P> {
     missed: usize,
     /// When pages decayed last.
     decayed: u64,
-    /// Whether the backend discards what it is asked to, as far as is known: not if it refused since pages last decayed.
+    /// Whether to ask the backend to discard: not until pages decay next, once it refused so much that more stays than may.
     discards: bool,
     growth: Growth,
 }
@@ -223,20 +223,18 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// run was there, so some are looked at before the first that has them however it lies.
     fn fitting(&mut self, kind: Entry, pages: usize, align: usize) -> Option<FreeBlock> {
         const LOOKS: usize = 128;
-        let surely = pages + align - 1;
-        let mut next = self.index(kind).policy.find(Request::new(pages * DESC));
+        let mut block = self.index(kind).policy.find(Request::new(pages * DESC))?;
         for _ in 0..LOOKS {
-            let Some(block) = next else { break };
-            let all = block.size() / DESC;
             // SAFETY: a free block stands for a run of a chunk of ours.
             let (_, page) = unsafe { self.place(desc_of(block)) };
-            if front(page, align) + pages <= all {
+            if front(page, align) + pages <= block.size() / DESC {
                 return Some(block);
             }
             // SAFETY: the block is in the index.
-            next = unsafe { self.index(kind).policy.next_free(block) };
+            let Some(next) = (unsafe { self.index(kind).policy.next_free(block) }) else { break };
+            block = next;
         }
-        self.index(kind).policy.find(Request::new(surely * DESC))
+        self.index(kind).policy.find(Request::new((pages + align - 1) * DESC))
     }
 
     /// Part of what the backend gives, or of what is free when all of it is clean, or all dirty.
@@ -504,8 +502,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     }
 
     /// Gives back spare mappings, and discards dirty runs, until at most `keep` pages are idle. What the backend refuses, as
-    /// a kernel does where the program has locked a page into memory, stays as it is; where it refuses much, it is asked no
-    /// more.
+    /// a kernel does where the program has locked a page into memory, stays as it is.
     fn discard_down_to(&mut self, keep: usize) {
         const REFUSALS: usize = 64;
         self.give_back_spares(self.idle_pages().saturating_sub(keep));
@@ -519,22 +516,25 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             unsafe {
                 let mut page = at.as_ref().first as usize;
                 while page < at.as_ref().pages as usize {
-                    if self.idle_pages() <= keep || refusals == REFUSALS {
+                    if self.idle_pages() <= keep {
+                        return;
+                    }
+                    if refusals == REFUSALS {
+                        self.discards = false;
                         return;
                     }
                     let desc = Chunk::desc(at, page);
                     let pages = Desc::pages(desc);
                     if Chunk::entry(at.cast(), page).load(Relaxed) == DIRTY {
                         let run = Run { chunk: at, page, pages, zeroed: false };
-                        let refused = !self.discard(run, page..page + pages);
-                        refusals += usize::from(refused);
-                        self.discards &= !refused;
+                        refusals += usize::from(!self.discard(run, page..page + pages));
                     }
                     page += pages;
                 }
                 chunk = at.as_ref().next;
             }
         }
+        self.discards = refusals == 0;
     }
 
     /// Makes pages of a dirty run clean, if the backend discards them.
@@ -563,6 +563,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Makes all clean runs dirty, where not all that is dirty can be made clean.
     fn soil(&mut self) {
+        (self.thrown, self.missed) = (0, 0);
         while let Some(block) = self.clean.policy.take(Request::new(DESC)) {
             // SAFETY: the block was in the index, so it is a free run.
             unsafe {
@@ -591,6 +592,12 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
+    /// Before so many pages become present.
+    fn note_present(&mut self, pages: usize) {
+        self.exchange(pages);
+        self.note_missed(pages);
+    }
+
     /// So many pages become present that might be so still, had not as many been discarded before.
     fn note_missed(&mut self, pages: usize) {
         let again = pages.min(self.thrown);
@@ -600,7 +607,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 
     /// Lets time pass: of the idle pages that were not needed since the last time, half go.
     pub(crate) fn decay(&mut self) {
-        if self.idle_pages() == 0 {
+        if self.idle_pages() + self.thrown + self.missed == 0 {
             return;
         }
         let now = now();

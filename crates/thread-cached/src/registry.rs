@@ -1,8 +1,8 @@
 //! The heaps that there are, so that a thread that ends can tell which of those it used are there still.
 //!
 //! Threads that end do so side by side: if they waited for each other, one would work while hundreds that began after it
-//! worked too, and they would become ever more. Each enters a room that is locked as long as anyone is inside; who changes
-//! the list, or stops the world, keeps the door shut and waits until the room is empty (the readers' and writers' problem
+//! worked too, and they would become ever more. Each enters a room that is locked as long as anyone is inside; who takes a
+//! heap out of the list, or stops the world, keeps the door shut and waits until the room is empty (the readers' and writers' problem
 //! of Courtois, Heymans and Parnas, 1971).
 //!
 //! Invariants: the list leads through heaps that live; a heap leaves it before it gives anything back, and when no thread
@@ -13,7 +13,7 @@ use core::iter;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Relaxed},
+    Ordering::{AcqRel, Relaxed, SeqCst},
 };
 
 use heapwright_core::FutexMutex;
@@ -93,9 +93,13 @@ impl Registry {
     }
 
     /// What this thread did in the room is seen by whoever finds it empty.
-    fn go_out(&self) {
+    ///
+    /// # Safety
+    ///
+    /// This thread [entered](Self::enter).
+    unsafe fn go_out(&self) {
         if self.inside.fetch_sub(1, AcqRel) == 1 {
-            // SAFETY: the first who was inside locked it.
+            // SAFETY: the caller promises that this thread was inside, and the first who was locked it.
             unsafe { self.room.unlock(GuardSend::new()) };
         }
     }
@@ -167,8 +171,10 @@ pub(crate) fn leave(member: NonNull<Member>) {
 pub(crate) fn retire(heap: u64, local: NonNull<Local>) {
     if let Some(member) = REGISTRY.enter(heap) {
         // SAFETY: the cache is one of the heap of that number, and the heap lives while we are inside.
-        unsafe { (member.as_ref().retire)(member, local) };
-        REGISTRY.go_out();
+        unsafe {
+            (member.as_ref().retire)(member, local);
+            REGISTRY.go_out();
+        }
     }
 }
 
@@ -180,23 +186,29 @@ fn this_thread() -> usize {
 
 /// Keeps threads from ending, until [`thaw`]. A thread may freeze more than once, for each of its heaps.
 pub(crate) fn freeze() {
-    if REGISTRY.frozen_by.load(Relaxed) != this_thread() {
+    if !is_frozen_by_this_thread() {
         REGISTRY.clear();
-        REGISTRY.frozen_by.store(this_thread(), Relaxed);
     }
-    REGISTRY.freezes.fetch_add(1, Relaxed);
+    note_freeze();
 }
 
 /// As [`freeze`], if that takes no waiting.
 pub(crate) fn try_freeze() -> bool {
-    if REGISTRY.frozen_by.load(Relaxed) != this_thread() {
-        if !REGISTRY.try_clear() {
-            return false;
-        }
-        REGISTRY.frozen_by.store(this_thread(), Relaxed);
+    let frozen = is_frozen_by_this_thread() || REGISTRY.try_clear();
+    if frozen {
+        note_freeze();
     }
-    REGISTRY.freezes.fetch_add(1, Relaxed);
-    true
+    frozen
+}
+
+fn is_frozen_by_this_thread() -> bool {
+    REGISTRY.frozen_by.load(SeqCst) == this_thread()
+}
+
+/// A signal handler that comes in between, and tries to freeze, finds the registry shut, not frozen by its thread.
+fn note_freeze() {
+    REGISTRY.freezes.fetch_add(1, SeqCst);
+    REGISTRY.frozen_by.store(this_thread(), SeqCst);
 }
 
 /// Undoes a freeze of this thread.
@@ -205,9 +217,13 @@ pub(crate) fn try_freeze() -> bool {
 ///
 /// There is one.
 pub(crate) unsafe fn thaw() {
-    if REGISTRY.freezes.fetch_sub(1, Relaxed) == 1 {
-        REGISTRY.frozen_by.store(0, Relaxed);
-        // SAFETY: cleared by the first freeze.
-        unsafe { REGISTRY.open() };
+    if REGISTRY.freezes.load(SeqCst) > 1 {
+        REGISTRY.freezes.fetch_sub(1, SeqCst);
+        return;
     }
+    // For signal handlers, in this order too.
+    REGISTRY.frozen_by.store(0, SeqCst);
+    REGISTRY.freezes.store(0, SeqCst);
+    // SAFETY: cleared by the first freeze.
+    unsafe { REGISTRY.open() };
 }

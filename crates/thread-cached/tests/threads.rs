@@ -190,6 +190,23 @@ fn a_heap_may_go_before_the_threads_that_used_it() {
 }
 
 #[test]
+fn a_heap_may_go_while_threads_that_used_it_end() {
+    for _ in 0..300 {
+        let heap = Arc::new(ThreadCached::new());
+        let threads: Vec<_> = (0..8)
+            .map(|seed| {
+                let heap = Arc::clone(&heap);
+                // The last to let go of the heap drops it, while the others hand back what they have of it, or may not any
+                // more.
+                thread::spawn(move || Block::new(&heap, &mut Rng::new(seed)).free(&heap))
+            })
+            .collect();
+        drop(heap);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    }
+}
+
+#[test]
 fn threads_that_end_do_not_pile_up_behind_each_other() {
     const WORKING: usize = 30;
     static HEAP: ThreadCached = ThreadCached::new();

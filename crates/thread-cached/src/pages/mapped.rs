@@ -4,8 +4,8 @@
 //! multiple of a unit. So there is room to grow behind it, mostly, for which no memory is asked before it is needed.
 //!
 //! What such a block leaves behind is kept as a *spare* for the next: its pages are present, and asking the kernel for
-//! others costs more than all else about a large block. Any spare serves any block, as it can grow where it stands, or
-//! its end be discarded. Spares are idle pages like dirty runs, and decay with them.
+//! others costs more than all else about a large block. Any spare serves any block with as much in front of it, as it can
+//! grow where it stands, or its end be discarded. Spares are idle pages like dirty runs, and decay with them.
 //!
 //! Invariants: `pages` of the spares is the sum of what is present of them; a block and the pages behind it that were
 //! touched since they were last discarded lie in their region.
@@ -134,7 +134,7 @@ const fn pages(bytes: usize) -> usize {
 
 impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// Whether a block is long enough for a mapping of its own: as long as others, too, or there would be too many, and
-    /// much longer than its alignment, as that much lies in front of it, unless that is a huge page's.
+    /// much longer than its alignment, as that much lies in front of it, or aligned to a huge page at most.
     pub(crate) fn maps(&self, layout: Layout) -> bool {
         let least = LEAST_MAPPED.max(self.mapped_pages * PAGE / MANY);
         layout.size() >= least && layout.align() <= HUGE.max(layout.size() / REST)
@@ -150,7 +150,11 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         or_grow: bool,
     ) -> Option<(NonNull<u8>, bool)> {
         let bytes = layout.size().checked_next_multiple_of(FRONT)?;
-        let front = layout.align().max(FRONT);
+        let front = match layout.align() {
+            // Nothing in front but the head is present, which is in a huge page that the block has no part of.
+            align if align > layout.size() / REST => HUGE.max(align),
+            align => align.max(FRONT),
+        };
         if self.shift == 0 || bytes.checked_add(front)? > isize::MAX as usize {
             return None;
         }
@@ -160,8 +164,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let most = if zeroed { MOST_CLEARED } else { MOST_HUGE };
         let filled = bytes <= most && self.last_is_filled(bytes);
         let (block, region) = self.fresh(bytes, front, or_grow)?;
-        self.exchange(pages(bytes));
-        self.note_missed(pages(bytes));
+        self.note_present(pages(bytes));
         // SAFETY: just given.
         unsafe {
             if filled {
@@ -317,7 +320,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.offer_huge_pages_of(region, front, present..bytes);
             }
             if touched < bytes {
-                self.exchange(pages(bytes - touched));
+                self.note_present(pages(bytes - touched));
                 touched = bytes;
             } else if touched - bytes > bytes / 4 {
                 let end = (front + bytes).next_multiple_of(HUGE) - front;
@@ -512,7 +515,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             }
             if new_bytes > touched {
-                self.exchange(pages(new_bytes - touched));
+                self.note_present(pages(new_bytes - touched));
             }
             if filled {
                 self.offer_huge_pages_of(region, front, touched..new_bytes);
@@ -559,7 +562,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 self.put_back(new, region);
                 return None;
             }
-            self.exchange(pages(bytes - touched.min(bytes)));
+            self.note_present(pages(bytes - touched.min(bytes)));
             if filled {
                 self.offer_huge_pages_of(region, FRONT, touched..bytes);
             }

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use heapwright_raw as raw;
+
 use super::tape::{Record, Tape};
 use crate::error::TraceError;
 use crate::event::{Event, MALLOC_ALIGN, Op, is_possible};
-use heapwright_raw as raw;
 
 /// What did not fit together in a recording. A trace is right in spite of it: it is what remains when these are left
 /// out, or taken as said here.

@@ -10,8 +10,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::{Problem, TraceError};
 use heapwright_raw as raw;
+
+use crate::error::{Problem, TraceError};
 
 /// One record: what happened, to which address, in which thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
