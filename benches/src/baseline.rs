@@ -2,8 +2,8 @@
 //!
 //! Compared are ratios to the reference, each of its own run, never times across runs. A contender is slower than it was
 //! if its whole interval lies above the whole interval of then; it is larger if its peak footprint rose by more than
-//! both errors and one percent together. Where the kernel gave huge pages to others then, footprints are not compared: that
-//! changes them by itself.
+//! both errors and one percent together. Where the kernel gave huge pages to others then, footprints are not compared:
+//! that changes them by itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -2,8 +2,8 @@
 //!
 //! Threads that end do so side by side: if they waited for each other, one would work while hundreds that began after it
 //! worked too, and they would become ever more. Each enters a room that is locked as long as anyone is inside; who takes a
-//! heap out of the list, or stops the world, keeps the door shut and waits until the room is empty (the readers' and writers' problem
-//! of Courtois, Heymans and Parnas, 1971).
+//! heap out of the list, or stops the world, keeps the door shut and waits until the room is empty (the readers' and
+//! writers' problem of Courtois, Heymans and Parnas, 1971).
 //!
 //! Invariants: the list leads through heaps that live; a heap leaves it before it gives anything back, and when no thread
 //! is inside. The room is locked exactly when threads are inside or one keeps others out of it.
