@@ -127,6 +127,7 @@ mod heap;
 mod inspect;
 mod local;
 mod mailbox;
+mod meeting;
 mod pages;
 mod registry;
 mod shown;

@@ -196,9 +196,7 @@ const _: () = assert!(
     ALL_KEPT + crossing::OUTGOING_BYTES + MAX_SMALL + stash::LEAST_ROOM * PAGE <= 1280 << 10,
     "a thread keeps back as much as the documentation says; the last object on its way home may be one too many"
 );
-#[cfg(not(loom))]
 const _: () = assert!(mem::offset_of!(Local, bins) < 64);
-#[cfg(not(loom))]
 const _: () = assert!(
     mem::offset_of!(Local, slots) + crate::classes::SLOTS_FOR.0 * size_of::<*mut u8>() <= 8 << 10,
     "a thread that does little touches 8 KiB"

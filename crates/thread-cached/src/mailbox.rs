@@ -6,12 +6,9 @@
 //! (`turn`) takes them one by one: there is no ABA then either, since nobody else takes any out meanwhile.
 
 use core::ptr::{self, NonNull};
-
-#[cfg(not(loom))]
-use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-#[cfg(loom)]
-use loom::sync::atomic::AtomicPtr;
+
+use crate::meeting::AtomicPtr;
 
 /// How many objects a parcel holds.
 pub(crate) const PARCEL: usize = 126;
@@ -41,12 +38,6 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     /// An empty mailbox.
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        Self { top: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    #[cfg(loom)]
     pub(crate) fn new() -> Self {
         Self { top: AtomicPtr::new(ptr::null_mut()) }
     }

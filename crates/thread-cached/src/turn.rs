@@ -8,11 +8,8 @@
 //! Invariants: visitors come one at a time, under a lock of theirs; an owner that finds one waits for that lock.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-#[cfg(not(loom))]
-use core::sync::atomic::{AtomicBool, compiler_fence};
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, fence as compiler_fence};
+use crate::meeting::{AtomicBool, compiler_fence};
 
 /// Who is at a part.
 pub(crate) struct Turn {
@@ -22,12 +19,6 @@ pub(crate) struct Turn {
 
 impl Turn {
     /// Nobody's.
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        Self { busy: AtomicBool::new(false), visited: AtomicBool::new(false) }
-    }
-
-    #[cfg(loom)]
     pub(crate) fn new() -> Self {
         Self { busy: AtomicBool::new(false), visited: AtomicBool::new(false) }
     }

@@ -1,9 +1,8 @@
-//! Every order in which threads may meet, tried by loom: `RUSTFLAGS="--cfg loom" cargo test --test loom`.
+//! Every order in which threads may meet, tried by loom.
 //!
 //! The mailbox is the real one, and so are turns. What is around them, in `heap` and `local`, is modelled: the locks, the
 //! owner of a slab, and the rule that whoever receives an object of a slab that is not its own sends it on; and the barrier
 //! that a visitor has all others pass, by a fence on either side.
-#![cfg(loom)]
 
 #[allow(dead_code, unreachable_pub, reason = "used in part")]
 #[path = "../src/mailbox.rs"]
@@ -12,6 +11,11 @@ mod mailbox;
 #[allow(dead_code, unreachable_pub, reason = "used in part")]
 #[path = "../src/turn.rs"]
 mod turn;
+
+/// What they meet by, as loom has it.
+mod meeting {
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, fence as compiler_fence};
+}
 
 use std::ptr::{self, NonNull};
 
@@ -61,6 +65,7 @@ fn give_back(parcel: NonNull<Parcel>) {
     // SAFETY: taken, hence ours, and made by `freed`.
     let object = unsafe { Box::from_raw(parcel.cast::<Object>().as_ptr()) };
     object.freed.with(|freed| {
+        // SAFETY: loom hands in what it points to.
         assert!(unsafe { *freed }, "what was written before a push is seen after it is taken")
     });
 }
@@ -151,6 +156,7 @@ fn a_thread_ends_while_others_push() {
         pusher.join().unwrap();
         part.receive();
         caretaker.join().unwrap();
+        // SAFETY: loom hands in what it points to.
         part.home.with(|home| assert_eq!(unsafe { *home }, 2));
     });
 }
@@ -214,6 +220,7 @@ fn a_slab_is_adopted_while_its_objects_are_freed() {
             heap.receive(0);
         }
         heap.receive(1);
+        // SAFETY: loom hands in what it points to.
         let home = |part: &Part| part.home.with(|home| unsafe { *home });
         assert_eq!(heap.parts.iter().map(home).sum::<usize>(), 1);
         assert!(heap.parts.iter().all(|part| part.mailbox.is_empty()));
@@ -267,6 +274,7 @@ impl Visited {
     /// Everything came home.
     fn has(&self, count: usize) {
         self.part.receive();
+        // SAFETY: loom hands in what it points to.
         self.part.home.with(|home| assert_eq!(unsafe { *home }, count));
     }
 }
@@ -278,8 +286,8 @@ fn a_part_is_visited_while_others_push() {
         let visitor = Visited::visitor(&visited);
         let pusher = {
             let visited = visited.clone();
-            // SAFETY: the parcels are this thread's.
             thread::spawn(move || {
+                // SAFETY: the parcels are this thread's.
                 (0..2).for_each(|_| unsafe { visited.part.mailbox.push(freed()) })
             })
         };
