@@ -7,7 +7,7 @@
 
 use heapwright_core::GRANULE;
 
-use crate::mailbox::Parcel;
+use crate::mailbox::{FEW_BYTES, Parcel};
 
 /// A page: the unit of runs, in bytes.
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
@@ -20,8 +20,10 @@ pub(crate) const SHARING: usize = 72;
 pub(crate) const CLASSES: usize = SHARING + (MAX_CLASS - MAX_SMALL) / PAGE;
 /// The class of what threads send each other, which no request gets.
 pub(crate) const PARCELS: usize = CLASSES;
+/// The same, of few objects.
+pub(crate) const SMALL_PARCELS: usize = CLASSES + 1;
 /// All classes.
-pub(crate) const ALL: usize = CLASSES + 1;
+pub(crate) const ALL: usize = CLASSES + 2;
 /// The largest size that always has a class, in bytes. What is larger may get a run of pages of its own.
 pub(crate) const MAX_SMALL: usize = 32 << 10;
 /// The largest size of a class.
@@ -151,7 +153,11 @@ const fn slots_for_many(size: usize) -> usize {
 }
 
 const fn size(class: usize) -> usize {
-    if class == PARCELS { size_of::<Parcel>() } else { size_of_class(class) }
+    match class {
+        PARCELS => size_of::<Parcel>(),
+        SMALL_PARCELS => FEW_BYTES,
+        _ => size_of_class(class),
+    }
 }
 
 const fn table() -> [Class; ALL] {

@@ -18,7 +18,7 @@ use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use crate::chunk::{ASIDE, CLEAN, Chunk, DIRTY, Desc, Entry, KIND, LARGE, Table, is_whole};
 use crate::classes::{
-    GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, PARCELS, SHARING, TABLE, class_for, class_looked_up,
+    CLASSES, GRANULES, KEPT, LOOKED_UP, MAX_SMALL, PAGE, SHARING, TABLE, class_for, class_looked_up,
 };
 use crate::local::{self, Local, NewSlab, Runs};
 use crate::pages::{LEAST_MAPPED, Mapping, Pages, Run};
@@ -796,7 +796,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         // SAFETY: the caller promises its own part, and an object of that class.
         unsafe {
             if Local::own_class(local, block.addr().get()) != Some(class) {
-                return Local::free_elsewhere(local, block, &mut keeper);
+                return Local::free_elsewhere(local, block, !D::CHECKED, &mut keeper);
             }
             if D::CHECKED {
                 Local::send_home(local, Some(class), block, &mut keeper);
@@ -1055,7 +1055,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'
         let count = if Self::AT_HAND { unsafe { Local::lacking(local, pages) } } else { 1 };
         let mut central = self.0.lock_to_grow();
         // Parcels alone are asked for while a bin is flushed.
-        if class != PARCELS && central.pages.lacks(pages) {
+        if class < CLASSES && central.pages.lacks(pages) {
             drop(central);
             // SAFETY: the part is this thread's.
             unsafe {

@@ -11,7 +11,7 @@ use lock_api::RawMutex;
 
 use crate::Design;
 use crate::chunk::{ASIDE, CLEAN, DIRTY, Desc, Entry, KIND, LARGE, WORDS, slab_class};
-use crate::classes::{ALL, PAGE, PARCELS, TABLE};
+use crate::classes::{ALL, CLASSES, PAGE, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
 use crate::pages::{BEFORE_BLOCK, Pages, Run};
@@ -140,7 +140,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                     (true, _) => BlockState::Free,
                     (false, true) => BlockState::Cached,
                     // Ours, not the program's.
-                    (false, false) if class == PARCELS => BlockState::Cached,
+                    (false, false) if class >= CLASSES => BlockState::Cached,
                     (false, false) => BlockState::Used,
                 };
                 let size = TABLE[class].size as usize;

@@ -78,8 +78,10 @@
 //! `usize::MAX`.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
-//! allocated 128. For an owner that does nothing at all others do it: a thread that looks at the time, every tenth of a
-//! second, takes in about a quarter of a million objects if the owner looked for none since the time before, and
+//! allocated 128. Where something waits there already, it stays and serves the thread that freed it, as far as that has
+//! room at hand: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
+//! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million
+//! objects if the owner looked for none since the time before, and
 //! [`trim`](heapwright_core::Strategy::trim) all there are; what the sleeper keeps at hand stays there. That needs
 //! `membarrier(2)`, of which the first call of a process takes some ten milliseconds; where there is none, what came home
 //! waits for the owner. When a thread ends, others take its slabs over. A thread has slabs of its own: of each class that it

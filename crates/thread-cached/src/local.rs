@@ -6,7 +6,7 @@
 //! empty is filled from what came home, or from a slab, half of it at a time and by rising address; one that is full
 //! gives its older half back, each object to the slab that it is from: its bit is set there. So does, now and then and
 //! before the heap grows, one that was not filled for some time. Of large classes a few are kept where the heap is so large
-//! that they are little. Objects in slabs of other threads go home in parcels.
+//! that they are little. Objects in slabs of other threads go home, or stay in bins as well.
 //!
 //! Invariants:
 //!
@@ -46,8 +46,8 @@ pub(crate) use self::place::divided;
 use self::stash::Stash;
 use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
-    ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, PARCELS,
-    SHARING, SLOTS, TABLE, class_looked_up, kept_anyhow,
+    ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, SHARING,
+    SLOTS, TABLE, class_looked_up, kept_anyhow,
 };
 use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
@@ -709,7 +709,7 @@ impl Local {
         unsafe {
             if now >= (*local.as_ptr()).next_time {
                 (*local.as_ptr()).next_time = now + DECAY;
-                Self::send(local, runs);
+                Self::send(local, false, runs);
                 Self::shrink_stash(local, runs);
             }
         }
@@ -1010,8 +1010,8 @@ impl Local {
             Self::receive(local, runs);
             let receiving = mem::replace(&mut (*local.as_ptr()).receiving, true);
             (0..CLASSES).for_each(|class| flush(class, runs));
-            Self::send(local, runs);
-            flush(PARCELS, runs);
+            Self::send(local, false, runs);
+            (CLASSES..ALL).for_each(|class| flush(class, runs));
             (*local.as_ptr()).receiving = receiving;
         }
     }
@@ -1075,7 +1075,7 @@ mod tests {
 
     #[test]
     fn the_next_of_a_set_is_found_by_turns() {
-        for set in [0, 1, 1 << PARCELS, 1 << (CLASSES - 1) | 1 << 7, u128::MAX, 0x5010 << 20] {
+        for set in [0, 1, 1 << CLASSES, 1 << (CLASSES - 1) | 1 << 7, u128::MAX, 0x5010 << 20] {
             for from in 0..CLASSES {
                 let plain = (0..CLASSES).find(|at| set & (1 << ((from + at) % CLASSES)) != 0);
                 let found = Some(passed(set, from)).filter(|&passed| passed < CLASSES);

@@ -5,6 +5,7 @@
 //! that neither side touches the objects: one exchange for each parcel on either side. A visitor in the owner's place
 //! (`turn`) takes them one by one: there is no ABA then either, since nobody else takes any out meanwhile.
 
+use core::mem;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -12,6 +13,11 @@ use crate::meeting::AtomicPtr;
 
 /// How many objects a parcel holds.
 pub(crate) const PARCEL: usize = 126;
+/// Up to so many need only the first bytes of one: in a crowd of threads each frees few of each other's at a time.
+pub(crate) const FEW_OBJECTS: usize = 14;
+/// So many bytes.
+pub(crate) const FEW_BYTES: usize =
+    mem::offset_of!(Parcel, objects) + FEW_OBJECTS * size_of::<*mut u8>();
 
 /// Objects on their way home.
 #[repr(C)]

@@ -1,8 +1,8 @@
 //! Objects that cross: what this thread frees of others' slabs, and what others freed of its own.
 //!
-//! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner. What
-//! comes home goes into its bin as if it had been freed here, or back to its slab; what has another owner by now is sent
-//! on.
+//! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner; or they
+//! stay, if the owner has not taken what was sent before, and serve here. What comes home goes into its bin as if it had
+//! been freed here, or back to its slab; what has another owner by now is sent on.
 
 use core::cell::Cell;
 use core::mem;
@@ -16,8 +16,8 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SHARING, TABLE};
-use crate::mailbox::{PARCEL, Parcel};
+use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SHARING, SMALL_PARCELS, TABLE};
+use crate::mailbox::{FEW_OBJECTS, PARCEL, Parcel};
 use crate::shown::Shown;
 
 /// Objects of other threads' slabs, before they go home.
@@ -34,6 +34,9 @@ pub(super) struct Outgoing {
 
 /// Objects go home when so many bytes of them are together.
 pub(super) const OUTGOING_BYTES: usize = 64 << 10;
+
+/// No index of an object on its way.
+const NONE: u8 = PARCEL as u8;
 
 impl Outgoing {
     /// Lays out an empty one.
@@ -144,7 +147,7 @@ impl Local {
         true
     }
 
-    /// Puts an object of another thread's slab with those that go home.
+    /// Puts an object of another thread's slab with those that go home. If these go then, some of them may stay, if so asked.
     ///
     /// # Errors
     ///
@@ -156,6 +159,7 @@ impl Local {
     pub(crate) unsafe fn free_elsewhere<R: Runs>(
         local: NonNull<Self>,
         object: NonNull<u8>,
+        keeps: bool,
         runs: &mut R,
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises object and part.
@@ -172,7 +176,7 @@ impl Local {
             }
             outgoing.add(object, entry);
             if !outgoing.has_room() {
-                Self::send(local, runs);
+                Self::send(local, keeps, runs);
                 // Who frees and never allocates gets at least its parcels back.
                 Self::receive(local, runs);
             }
@@ -180,42 +184,111 @@ impl Local {
         }
     }
 
-    /// Sends home what has gathered: a parcel to each owner.
-    pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+    /// Sends home what has gathered; some of it may stay, if so asked.
+    pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, keeps: bool, runs: &mut R) {
         // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
         unsafe {
-            let (mut left, mut objects, mut entries) = (*local.as_ptr()).outgoing.take();
-            let table = runs.table();
-            while left > 0 {
-                let number = entries[0] & !KIND;
-                let owner = Self::owner(table, objects[0]);
-                let parcel = if R::OWNS { Self::parcel(local, runs) } else { None };
-                let (mut kept, mut packed) = (0, 0);
-                for at in 0..left {
-                    let (object, entry) = (objects[at], entries[at]);
-                    if entry & !KIND != number {
-                        (objects[kept], entries[kept]) = (object, entry);
-                        kept += 1;
-                    } else if let Some(parcel) = parcel {
-                        (*parcel.as_ptr()).objects[packed] = object;
-                        packed += 1;
-                    } else if let Some(object) = NonNull::new(object) {
-                        // For want of memory.
-                        let _ = Self::post(table, object);
+            let (count, mut objects, entries) = (*local.as_ptr()).outgoing.take();
+            let (all, entries) = (&mut objects[..count], &entries[..count]);
+            let Some(&first) = entries.first() else { return };
+            if entries.iter().fold(0, |bits, entry| bits | entry ^ first) & !KIND == 0 {
+                return Self::send_to_one(local, all, entries, keeps, runs);
+            }
+            // Chains of those whose owners' numbers end alike.
+            let mut next = [NONE; PARCEL];
+            let mut chains = [NONE; 64];
+            for (at, entry) in entries.iter().enumerate().rev() {
+                let number = (entry / (KIND + 1)) as usize;
+                next[at] = mem::replace(&mut chains[number % chains.len()], at as u8);
+            }
+            let mut group = ([ptr::null_mut(); PARCEL], [0; PARCEL]);
+            for mut chain in chains {
+                while chain != NONE {
+                    let number = entries[usize::from(chain)] & !KIND;
+                    let (mut others, mut count) = (NONE, 0);
+                    while chain != NONE {
+                        let at = usize::from(chain);
+                        chain = next[at];
+                        if entries[at] & !KIND == number {
+                            (group.0[count], group.1[count]) = (all[at], entries[at]);
+                            count += 1;
+                        } else {
+                            next[at] = mem::replace(&mut others, at as u8);
+                        }
                     }
-                }
-                left = kept;
-                if let Some(parcel) = parcel
-                    && let Some(owner) = owner
-                {
-                    (*parcel.as_ptr()).count = packed;
-                    (*owner.as_ptr()).mailbox.push(parcel);
+                    chain = others;
+                    Self::send_to_one(local, &mut group.0[..count], &group.1[..count], keeps, runs);
                 }
             }
         }
     }
 
-    /// Sends an object to the owner of its slab, if it has one, as it is: any is as long as the head of a parcel.
+    /// Sends objects home, with the entries of their pages, all of one owner. If what was sent there before waits still, and
+    /// `keeps`, they stay here as far as bins have room: with many threads to a processor an owner waits long for its turn
+    /// at one, and what all others free meanwhile would serve nobody.
+    unsafe fn send_to_one<R: Runs>(
+        local: NonNull<Self>,
+        objects: &mut [*mut u8],
+        entries: &[Entry],
+        keeps: bool,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises its own part, and objects that were freed.
+        unsafe {
+            let Some(owner) = Self::owner(runs.table(), objects[0]) else { return };
+            let mut sent = objects.len();
+            if keeps && !(*owner.as_ptr()).mailbox.is_empty() {
+                let mut no_room = 0;
+                sent = 0;
+                for (at, &entry) in entries.iter().enumerate() {
+                    let object = NonNull::new_unchecked(objects[at]);
+                    if entry == no_room || !Self::push(local, (entry & KIND) as usize, object) {
+                        no_room = entry;
+                        objects[sent] = objects[at];
+                        sent += 1;
+                    }
+                }
+            }
+            if sent > 0 {
+                Self::deliver(local, owner, &objects[..sent], runs);
+            }
+        }
+    }
+
+    /// Leaves objects for their owner, in a parcel, or for want of memory each as it is.
+    unsafe fn deliver<R: Runs>(
+        local: NonNull<Self>,
+        owner: NonNull<Self>,
+        objects: &[*mut u8],
+        runs: &mut R,
+    ) {
+        let class = if objects.len() <= FEW_OBJECTS { SMALL_PARCELS } else { PARCELS };
+        // SAFETY: the caller promises its own part, the owner of these objects' slabs, and that they were freed; the parcel
+        // has room for them.
+        unsafe {
+            let parcel = if R::OWNS { Self::parcel(local, class, runs) } else { None };
+            let Some(parcel) = parcel else {
+                let objects = objects.iter().filter_map(|&object| NonNull::new(object));
+                return objects.for_each(|object| Self::leave(owner, object));
+            };
+            let to = (&raw mut (*parcel.as_ptr()).objects).cast::<*mut u8>();
+            to.copy_from_nonoverlapping(objects.as_ptr(), objects.len());
+            (*parcel.as_ptr()).count = objects.len();
+            (*owner.as_ptr()).mailbox.push(parcel);
+        }
+    }
+
+    /// Leaves an object for its owner as it is: any is as long as the head of a parcel.
+    unsafe fn leave(owner: NonNull<Self>, object: NonNull<u8>) {
+        let parcel = object.cast::<Parcel>();
+        // SAFETY: the caller promises an object that was freed, and the owner of its slab.
+        unsafe {
+            (*parcel.as_ptr()).count = 0;
+            (*owner.as_ptr()).mailbox.push(parcel);
+        }
+    }
+
+    /// Leaves an object as it is for the owner of its slab, if that has one.
     ///
     /// # Safety
     ///
@@ -223,27 +296,25 @@ impl Local {
     pub(crate) unsafe fn post(table: *const Table, object: NonNull<u8>) -> Option<()> {
         // SAFETY: the caller promises all this.
         unsafe {
-            let owner = Self::owner(table, object.as_ptr())?;
-            let parcel = object.cast::<Parcel>();
-            (*parcel.as_ptr()).count = 0;
-            (*owner.as_ptr()).mailbox.push(parcel);
+            Self::leave(Self::owner(table, object.as_ptr())?, object);
             Some(())
         }
     }
 
-    /// An object of ours to put others into.
-    pub(super) unsafe fn parcel<R: Runs>(
+    /// An object of one of the classes of parcels.
+    unsafe fn parcel<R: Runs>(
         local: NonNull<Self>,
+        class: usize,
         runs: &mut R,
     ) -> Option<NonNull<Parcel>> {
-        // SAFETY: the caller promises its own part. The bin is filled without looking into the mailbox.
+        // SAFETY: the caller promises its own part, and such a class. The bin is filled without looking into the mailbox.
         unsafe {
-            if let Some(object) = Self::take(local, PARCELS) {
+            if let Some(object) = Self::take(local, class) {
                 return Some(object.cast());
             }
-            let few = Self::kept_anyhow(local, PARCELS).min(4);
-            Self::fill(local, PARCELS, few, runs)?;
-            Self::take(local, PARCELS).map(NonNull::cast)
+            let few = Self::kept_anyhow(local, class).min(4);
+            Self::fill(local, class, few, runs)?;
+            Self::take(local, class).map(NonNull::cast)
         }
     }
 
@@ -317,15 +388,27 @@ impl Local {
         }
     }
 
-    /// Takes in the objects of a parcel, and the parcel: each goes into its bin, if that has room, or back to its slab; what
-    /// is another's by now is sent on.
+    /// Takes in the objects of a parcel, and the parcel, which may be an object itself.
     unsafe fn unpack<R: Runs>(local: NonNull<Self>, parcel: NonNull<Parcel>, runs: &mut R) {
         // SAFETY: the caller promises part and parcel, in which are objects that were freed. An object that is sent as it is
         // may be shorter than a parcel.
         unsafe {
-            let parcel = parcel.as_ptr();
-            let objects = (&raw const (*parcel).objects).cast::<*mut u8>();
-            let count = (*parcel).count.min(PARCEL);
+            let objects = (&raw const (*parcel.as_ptr()).objects).cast::<*mut u8>();
+            let count = (*parcel.as_ptr()).count.min(PARCEL);
+            Self::take_in(local, objects, count, runs);
+            Self::take_in(local, &parcel.as_ptr().cast(), 1, runs);
+        }
+    }
+
+    /// Takes in objects: each goes into its bin, if that has room, or back to its slab; what is another's by now is sent on.
+    unsafe fn take_in<R: Runs>(
+        local: NonNull<Self>,
+        objects: *const *mut u8,
+        count: usize,
+        runs: &mut R,
+    ) {
+        // SAFETY: the caller promises its own part, and that many objects that were freed.
+        unsafe {
             let tag = (*local.as_ptr()).tag;
             let mut near = Self::near(local);
             let mut at = 0;
@@ -359,7 +442,6 @@ impl Local {
                 // What was given back may have been the last of its chunk.
                 near = Self::near(local);
             }
-            Self::give_back(local, None, &parcel.cast(), 1, runs);
         }
     }
 

@@ -244,7 +244,7 @@ impl Local {
             let class = (entry & KIND) as usize;
             if entry == (*local.as_ptr()).tag | class as u32 {
                 Self::give_one_back(local, class, chunk.cast(), page, addr, runs);
-            } else if let Err(error) = Self::free_elsewhere(local, object, runs) {
+            } else if let Err(error) = Self::free_elsewhere(local, object, false, runs) {
                 runs.misuse(error);
             }
         }
