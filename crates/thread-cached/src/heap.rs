@@ -584,6 +584,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         let mut sleepers = false;
         if let Some(mut central) = self.central.try_lock() {
             central.pages.decay();
+            central.rest_orphans(false);
             // SAFETY: as above.
             unsafe { central.share_with(local) };
             // SAFETY: what is in the list is a part.
@@ -881,7 +882,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             Local::flush_all(local, &mut keeper);
             Local::settle(local, &mut keeper);
             let mut central = shared.lock();
-            (*local.as_ptr()).orphan = true;
+            Local::orphan(local);
             central.orphans += 1;
             // Under the lock: who finds the part quiet finds that it is an orphan, and whose turn is next begins it after.
             drop(turn);
@@ -953,7 +954,7 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
                     let mut caretaker = Caretaker { pages: &mut self.pages, misuses };
                     Local::flush_all(here, &mut caretaker);
                     Local::settle(here, &mut caretaker);
-                    (*part).orphan = true;
+                    Local::orphan(here);
                     self.orphans += 1;
                 }
             }
@@ -962,11 +963,25 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
 
     /// Gives back what is free, and says how many bytes that was.
     fn trim(&mut self) -> usize {
+        self.rest_orphans(true);
         let given = self.pages.trim();
         // None of the chunks that went is near any part.
         // SAFETY: it is a part.
         self.each_local(&mut |local| unsafe { Local::stay_near(local) });
         given
+    }
+
+    /// Discards what parts of threads that ended some time ago, or of all at once, do not touch until a new thread needs it.
+    fn rest_orphans(&mut self, at_once: bool) {
+        self.each_orphan(&mut |orphan, central| {
+            // SAFETY: it is an orphan, and this is under the lock; what lies there is written before it is read.
+            unsafe {
+                if let Some(region) = Local::rest(orphan, at_once) {
+                    central.pages.discard_used(region);
+                }
+            }
+            false
+        });
     }
 
     /// Visits the parts that belong to no thread.

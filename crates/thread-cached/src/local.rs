@@ -36,7 +36,7 @@ use core::sync::atomic::{
     compiler_fence,
 };
 
-use heapwright_core::HeapError;
+use heapwright_core::{HeapError, Region};
 
 use self::bin::Bin;
 use self::crossing::Outgoing;
@@ -180,6 +180,8 @@ pub(crate) struct Local {
     looks_seen: u16,
     /// Whether something waited then, and the owner had not looked for it since they asked before.
     pub(crate) asleep: AtomicBool,
+    /// How often pages decayed while it was an orphan, up to when it rests; under the same lock.
+    rested: u8,
     /// How many objects were taken that the page heap does not know of, when time was last looked at.
     taken: u32,
     /// When time is next worth looking at, in milliseconds.
@@ -226,6 +228,7 @@ impl Local {
             (&raw mut (*local).turn).write(Turn::new());
             (&raw mut (*local).receiving).write(false);
             (&raw mut (*local).orphan).write(false);
+            (&raw mut (*local).rested).write(0);
             (&raw mut (*local).looks).write(Shown::new(0));
             (&raw mut (*local).looks_seen).write(0);
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
@@ -252,6 +255,45 @@ impl Local {
                 (&raw mut (*local).bins[class]).write(Shown::new(bin));
                 (*Self::slot(at, few)).set(ptr::null_mut());
             }
+        }
+    }
+
+    /// Makes an orphan of it.
+    ///
+    /// # Safety
+    ///
+    /// It is a part that keeps nothing at hand, and the caller's, with the lock of the page heap.
+    pub(crate) unsafe fn orphan(local: NonNull<Self>) {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            (*local.as_ptr()).orphan = true;
+            (*local.as_ptr()).rested = 0;
+        }
+    }
+
+    /// Pages decay, or at once all that are free go back: what an orphan touches no more if it has not been taken over for
+    /// some time, when that is so first.
+    ///
+    /// # Safety
+    ///
+    /// It is an orphan, and the lock of the page heap is held.
+    pub(crate) unsafe fn rest(local: NonNull<Self>, at_once: bool) -> Option<Region> {
+        const LONG: u8 = 4;
+        // SAFETY: the caller promises an orphan, whose bins are empty: they may have their few slots, in the first page.
+        unsafe {
+            let before = (*local.as_ptr()).rested;
+            let now = if at_once { LONG } else { (before + 1).min(LONG) };
+            (*local.as_ptr()).rested = now;
+            if before == LONG || now < LONG {
+                return None;
+            }
+            for (class, &Class { few_are, .. }) in TABLE.iter().enumerate() {
+                if Self::room(local, class) > few_are {
+                    Self::make_room(local, class, few_are);
+                }
+            }
+            let start = local.cast::<u8>().add(PAGE);
+            Some(Region { start, size: (PAGES - 1) * PAGE, zeroed: false })
         }
     }
 

@@ -165,6 +165,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         &self.source
     }
 
+    /// Discards what lies in pages that serve something, and goes on doing so.
+    ///
+    /// # Safety
+    ///
+    /// Nobody needs the contents.
+    pub(crate) unsafe fn discard_used(&mut self, region: Region) {
+        // SAFETY: the caller promises the region.
+        unsafe { self.source.discard(region) };
+    }
+
     /// How many pages serve something.
     pub(crate) fn used(&self) -> usize {
         self.used

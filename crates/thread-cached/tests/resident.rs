@@ -5,7 +5,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Barrier, Mutex, mpsc};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{array, env, fs, thread};
 
 use heapwright_core::{Strategy, barrier_for_all};
 use heapwright_testkit::Rng;
@@ -199,6 +199,32 @@ fn of_threads_with_little(count: usize) -> usize {
     })
 }
 
+/// What is resident of threads that had as many objects of each size at hand as they keep, and ended; after a trim, or
+/// after so many seconds in which the heap was hardly used.
+fn of_threads_that_were(count: usize, seconds: usize) -> usize {
+    let heap = &<ThreadCached>::new();
+    let (start, all_are_there) = (resident(), &Barrier::new(count));
+    thread::scope(|scope| {
+        let work = || {
+            for size in (16..4000).step_by(48) {
+                let blocks: [_; 300] = array::from_fn(|_| written(heap, size, 1));
+                for block in blocks {
+                    // SAFETY: in use.
+                    unsafe { heap.deallocate(block).expect("a block in use") };
+                }
+            }
+            all_are_there.wait();
+        };
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
+    });
+    if seconds == 0 {
+        heap.trim();
+    }
+    (0..seconds).for_each(|_| dawdle(heap, 100));
+    resident() - start
+}
+
 /// What a fresh heap of so many bytes in objects of 1,000 makes resident beyond those, before and after a trim; the last few
 /// were freed before.
 fn of_rests(bytes: usize, freed: usize) -> [usize; 2] {
@@ -299,6 +325,11 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
         let little = of_threads_with_little(24);
         println!("24 threads with one object of each class: {} KiB", little >> 10);
         assert!(little < 7 << 20, "{little} bytes");
+        for seconds in [0, 2] {
+            let little = of_threads_that_were(200, seconds);
+            println!("200 threads that ended {seconds} s ago: {} KiB", little >> 10);
+            assert!(little < 8 << 20, "{little} bytes");
+        }
         let little = of_zeros_where_a_block_was(64 << 20);
         println!("zeros where a block was: {} KiB", little >> 10);
         assert!(little < 8 << 20, "{little} bytes");
