@@ -52,7 +52,7 @@ pub(crate) fn test() -> Result<ExitCode> {
     });
     step("building the tests", &mut || run(cargo().args(["test", "--workspace", "--no-run"])));
     let mut harness = None;
-    step("building the harness with its peers, beside these", &mut || {
+    step("waiting for the harness with its peers", &mut || {
         let built = building.take().and_then(|building| building.join().ok());
         harness = Some(built.context("building it panicked")??);
         Ok(())

@@ -976,8 +976,8 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         self.each_orphan(&mut |orphan, central| {
             // SAFETY: it is an orphan, and this is under the lock; what lies there is written before it is read.
             unsafe {
-                if let Some(region) = Local::rest(orphan, at_once) {
-                    central.pages.discard_used(region);
+                if let Some(pages) = Local::rest(orphan, at_once) {
+                    central.pages.discard_used(pages);
                 }
             }
             false
@@ -1074,8 +1074,10 @@ impl<B: HeapBackend, L: RawMutex, D: Design, const OWNS: bool> Runs for Keeper<'
             drop(central);
             // SAFETY: the part is this thread's.
             unsafe {
-                (0..count).for_each(|_| Local::shrink_a_bin(local, self));
-                Local::give_back_older(local, self);
+                Local::taking_in_nothing(local, || {
+                    (0..count).for_each(|_| Local::shrink_a_bin(local, self));
+                    Local::give_back_older(local, self);
+                });
             }
             if let Some(slab) = from_stash() {
                 return Some(slab);

@@ -169,6 +169,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                 let mut empty = true;
                 if orphan {
                     (0..ALL).for_each(|class| Local::at_hand(local, class, &mut |_| empty = false));
+                    Local::on_their_way(local, false, &mut |_| empty = false);
                 }
                 let counted = Local::counts_room(local);
                 let known = Local::knows_its_classes(local);

@@ -48,10 +48,11 @@
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use. To these come as many as were needed again, within a tenth of a second or so, when such
-//! were discarded before; an eighth of that is forgotten every tenth. Of what is not needed, half is discarded every tenth of
-//! a second in which anything is done, as whole huge pages, and all after four tenths. A heap that a single thread fills has small pages made
-//! present ahead of need, at a time at most 64 KiB and a sixteenth of it; those that longer runs leave over wait for shorter
-//! ones, or decay. An object of 1 to 32 KiB that is shrunk to no less than half keeps its size.
+//! were discarded before; an eighth of that is forgotten every tenth. Of what is not needed, half is discarded every tenth
+//! of a second in which anything is done, as whole huge pages, and all after four tenths. A heap that a single thread
+//! fills has small pages made present ahead of need, at a time at most 64 KiB and a sixteenth of it; those that longer
+//! runs leave over wait for shorter ones, or decay. An object of 1 to 32 KiB that is shrunk to no less than half keeps its
+//! size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
@@ -81,21 +82,21 @@
 //! allocated 128. Where something waits there already, it stays and serves the thread that freed it, as far as that has
 //! room at hand: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
 //! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million
-//! objects if the owner looked for none since the time before, and [`trim`](heapwright_core::Strategy::trim) all there are;
-//! what the sleeper keeps at hand stays there. That needs `membarrier(2)`, of which the first call of a process takes some ten milliseconds; where there is none, what came home
-//! waits for the owner. When a thread ends, others take its slabs over, and a new one its part, of which all but 8 KiB goes
-//! back after four tenths of a second, or at a trim. A thread has slabs of its own: of each class that it
-//! uses, a page at least is present.
+//! objects if the owner looked for none since the time before, and [`trim`](heapwright_core::Strategy::trim) all there
+//! are; what the sleeper keeps at hand stays there. That needs `membarrier(2)`, of which the first call of a process takes
+//! some ten milliseconds; where there is none, what came home waits for the owner. When a thread ends, others take its
+//! slabs over, and a new one its part, of which all but 8 KiB goes back after four tenths of a second, or at a trim. A
+//! thread has slabs of its own: of each class that it uses, a page at least is present.
 //!
 //! # Misuse
 //!
 //! Frees of the same object twice in a row, and of anything that is no block of the heap, are found at once, or when the
-//! object comes home from another thread; but while no other thread uses the heap, a size that is told (by C++'s sized
-//! `delete`, or [`GlobalAlloc`](core::alloc::GlobalAlloc)) is believed without a look. A double free of an object
-//! otherwise, and a pointer into one, are found when it goes back to its slab, if it has not been given out again. Links
-//! that a program could corrupt there are none: no freed object is read or written, unless there is no memory left to send
-//! it home in, or it came home to one who has its slab no more. [`Checked`] finds every double and every invalid free at
-//! once.
+//! object comes home from another thread, unless that kept it; but while no other thread uses the heap, a size that is
+//! told (by C++'s sized `delete`, or [`GlobalAlloc`](core::alloc::GlobalAlloc)) is believed without a look. A double free
+//! of an object otherwise, and a pointer into one, are found when it goes back to its slab, if it has not been given out
+//! again. Links that a program could corrupt there are none: no freed object is read or written, unless there is no memory
+//! left to send it home in, or it came home to one who has its slab no more. [`Checked`] finds every double and every
+//! invalid free at once.
 //!
 //! # What the choices cost
 //!

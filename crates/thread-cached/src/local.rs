@@ -36,7 +36,7 @@ use core::sync::atomic::{
     compiler_fence,
 };
 
-use heapwright_core::{HeapError, Region};
+use heapwright_core::HeapError;
 
 use self::bin::Bin;
 use self::crossing::Outgoing;
@@ -144,7 +144,8 @@ pub(crate) struct Local {
     believed: AtomicUsize,
     /// Whether the owner is in the middle of something, or visited.
     pub(crate) turn: Turn,
-    /// Whether what came home is being given back, which may send something, after which what came home is looked at.
+    /// Whether nothing is to be taken in: what came home is being given back, which may send something, after which what came
+    /// home is looked at; or a slab is looked for, and the last one has none free.
     receiving: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
     pub(crate) orphan: bool,
@@ -271,13 +272,13 @@ impl Local {
         }
     }
 
-    /// Pages decay, or at once all that are free go back: what an orphan touches no more if it has not been taken over for
-    /// some time, when that is so first.
+    /// What an orphan does not touch any more, said once: after pages decayed some times and it was not taken over, or at
+    /// once.
     ///
     /// # Safety
     ///
     /// It is an orphan, and the lock of the page heap is held.
-    pub(crate) unsafe fn rest(local: NonNull<Self>, at_once: bool) -> Option<Region> {
+    pub(crate) unsafe fn rest(local: NonNull<Self>, at_once: bool) -> Option<Run> {
         const LONG: u8 = 4;
         // SAFETY: the caller promises an orphan, whose bins are empty: they may have their few slots, in the first page.
         unsafe {
@@ -288,12 +289,13 @@ impl Local {
                 return None;
             }
             for (class, &Class { few_are, .. }) in TABLE.iter().enumerate() {
-                if Self::room(local, class) > few_are {
-                    Self::make_room(local, class, few_are);
+                let few = Self::kept_anyhow(local, class).min(few_are);
+                if Self::room(local, class) > few {
+                    Self::make_room(local, class, few);
                 }
             }
-            let start = local.cast::<u8>().add(PAGE);
-            Some(Region { start, size: (PAGES - 1) * PAGE, zeroed: false })
+            let (chunk, page) = Self::own_place(local);
+            Some(Run { chunk, page: page + 1, pages: PAGES - 1, zeroed: false })
         }
     }
 
@@ -520,11 +522,19 @@ impl Local {
     ///
     /// It is a part.
     pub(crate) unsafe fn stay_near(local: NonNull<Self>) {
+        // SAFETY: the caller promises a part.
+        unsafe {
+            let (chunk, _) = Self::own_place(local);
+            (*local.as_ptr()).near.store(chunk.as_ptr(), Relaxed);
+        }
+    }
+
+    /// The chunk that the part is in, and its first page there.
+    unsafe fn own_place(local: NonNull<Self>) -> (NonNull<Chunk>, usize) {
         // SAFETY: the caller promises a part, which lies in a chunk.
         unsafe {
             let offset = local.addr().get() & ((*local.as_ptr()).span - 1);
-            let chunk = local.cast::<u8>().sub(offset).cast::<Chunk>();
-            (*local.as_ptr()).near.store(chunk.as_ptr(), Relaxed);
+            (local.cast::<u8>().sub(offset).cast(), offset >> PAGE_SHIFT)
         }
     }
 
@@ -895,8 +905,8 @@ impl Local {
             let bin = Self::bin(local, class);
             let oldest = bin.get().bottom(class) + 1;
             let objects = Self::slot(local, oldest).cast::<*mut u8>();
-            Self::give_back(local, Some(class), objects, usize::from(count), runs);
-            // Of what was not as it should be, some may have been sent, and other objects have come home for it.
+            Self::give_back(local, class, objects, usize::from(count), runs);
+            // What is another's may have been sent, and other objects have come home then.
             let left = bin.get().without(count);
             Self::move_slots(local, oldest + count, oldest, left.held(class));
             bin.set(left);
@@ -914,11 +924,11 @@ impl Local {
         }
     }
 
-    /// Gives objects back to their slabs, all of them of one class if it is said.
+    /// Gives objects of a class back to their slabs.
     #[inline(always)]
     unsafe fn give_back<R: Runs>(
         local: NonNull<Self>,
-        class: Option<usize>,
+        class: usize,
         objects: *const *mut u8,
         count: usize,
         runs: &mut R,
@@ -928,11 +938,11 @@ impl Local {
             let mut at = 0;
             while at < count {
                 let object = objects.add(at).read();
-                if let Some((class, chunk, page)) = Self::place(local, class, object.addr()) {
+                if let Some((chunk, page)) = Self::place(local, class, object.addr()) {
                     Self::give_back_here(local, class, chunk, page, objects, &mut at, count, runs);
                 } else {
                     if let Some(object) = NonNull::new(object) {
-                        Self::send_home(local, class, object, runs);
+                        Self::send_home(local, Some(class), object, runs);
                     }
                     at += 1;
                 }
@@ -1032,6 +1042,20 @@ impl Local {
         }
     }
 
+    /// Does something while which nothing that comes home is taken in.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or one that it looks after.
+    pub(crate) unsafe fn taking_in_nothing(local: NonNull<Self>, then: impl FnOnce()) {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let receiving = mem::replace(&mut (*local.as_ptr()).receiving, true);
+            then();
+            (*local.as_ptr()).receiving = receiving;
+        }
+    }
+
     /// Gives back everything that is at hand.
     ///
     /// # Safety
@@ -1046,15 +1070,15 @@ impl Local {
                 Self::narrow(local, class);
             }
         };
-        // What is received and what is flushed may have to be sent, which takes parcels. Nothing more comes in meanwhile.
+        // What is received and what is flushed may have to be sent, which takes parcels.
         // SAFETY: as above.
         unsafe {
             Self::receive(local, runs);
-            let receiving = mem::replace(&mut (*local.as_ptr()).receiving, true);
-            (0..CLASSES).for_each(|class| flush(class, runs));
-            Self::send(local, false, runs);
-            (CLASSES..ALL).for_each(|class| flush(class, runs));
-            (*local.as_ptr()).receiving = receiving;
+            Self::taking_in_nothing(local, || {
+                (0..CLASSES).for_each(|class| flush(class, runs));
+                Self::send(local, false, runs);
+                (CLASSES..ALL).for_each(|class| flush(class, runs));
+            });
         }
     }
 

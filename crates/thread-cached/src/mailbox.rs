@@ -7,6 +7,7 @@
 
 use core::mem;
 use core::ptr::{self, NonNull};
+use core::slice;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::meeting::AtomicPtr;
@@ -30,9 +31,17 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
-    /// What it holds.
-    pub(crate) fn objects(&self) -> &[*mut u8] {
-        &self.objects[..self.count.min(PARCEL)]
+    /// What it holds. It may be shorter than one of many objects.
+    ///
+    /// # Safety
+    ///
+    /// It is a parcel, or an object in the place of one.
+    pub(crate) unsafe fn objects<'a>(this: NonNull<Self>) -> &'a [*mut u8] {
+        // SAFETY: the caller promises as many as it counts.
+        unsafe {
+            let objects = (&raw const (*this.as_ptr()).objects).cast();
+            slice::from_raw_parts(objects, (*this.as_ptr()).count.min(PARCEL))
+        }
     }
 }
 

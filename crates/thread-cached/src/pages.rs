@@ -165,14 +165,14 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         &self.source
     }
 
-    /// Discards what lies in pages that serve something, and goes on doing so.
+    /// Discards pages that go on serving something: few, for which no huge page is withdrawn.
     ///
     /// # Safety
     ///
-    /// Nobody needs the contents.
-    pub(crate) unsafe fn discard_used(&mut self, region: Region) {
-        // SAFETY: the caller promises the region.
-        unsafe { self.source.discard(region) };
+    /// They are some of a run in use, and nobody needs the contents.
+    pub(crate) unsafe fn discard_used(&mut self, run: Run) {
+        // SAFETY: the caller promises the pages.
+        unsafe { self.source.discard(run.region()) };
     }
 
     /// How many pages serve something.

@@ -222,7 +222,8 @@ fn of_threads_that_were(count: usize, seconds: usize) -> usize {
         heap.trim();
     }
     (0..seconds).for_each(|_| dawdle(heap, 100));
-    resident() - start
+    // Stacks of earlier threads may have gone meanwhile.
+    resident().saturating_sub(start)
 }
 
 /// What a fresh heap of so many bytes in objects of 1,000 makes resident beyond those, before and after a trim; the last few

@@ -185,6 +185,7 @@ impl Local {
     }
 
     /// Sends home what has gathered; some of it may stay, if so asked.
+    #[inline(never)]
     pub(crate) unsafe fn send<R: Runs>(local: NonNull<Self>, keeps: bool, runs: &mut R) {
         // SAFETY: the caller promises its own part. What gathers meanwhile gathers in the part anew.
         unsafe {
@@ -242,7 +243,12 @@ impl Local {
                 sent = 0;
                 for (at, &entry) in entries.iter().enumerate() {
                     let object = NonNull::new_unchecked(objects[at]);
-                    if entry == no_room || !Self::push(local, (entry & KIND) as usize, object) {
+                    let class = (entry & KIND) as usize;
+                    // Parcels at hand are of our own slabs.
+                    if entry == no_room
+                        || class >= SHARING
+                        || !Self::taken_in(local, class, object, runs)
+                    {
                         no_room = entry;
                         objects[sent] = objects[at];
                         sent += 1;
@@ -268,7 +274,7 @@ impl Local {
         unsafe {
             let parcel = if R::OWNS { Self::parcel(local, class, runs) } else { None };
             let Some(parcel) = parcel else {
-                let objects = objects.iter().filter_map(|&object| NonNull::new(object));
+                let objects = objects.iter().map(|&object| NonNull::new_unchecked(object));
                 return objects.for_each(|object| Self::leave(owner, object));
             };
             let to = (&raw mut (*parcel.as_ptr()).objects).cast::<*mut u8>();
@@ -382,7 +388,7 @@ impl Local {
             while *objects > 0
                 && let Some(parcel) = (*local.as_ptr()).mailbox.take_one()
             {
-                *objects = objects.saturating_sub(1 + parcel.as_ref().objects().len());
+                *objects = objects.saturating_sub(1 + Parcel::objects(parcel).len());
                 Self::unpack(local, parcel, runs);
             }
         }
@@ -445,7 +451,7 @@ impl Local {
         }
     }
 
-    /// Puts an object that came home into its bin, if there is room. Whether nothing is left to be done: one that was put
+    /// Puts an object that came home, or stays here, into its bin, if there is room. Whether nothing is left to be done: one that was put
     /// there just before is a misuse.
     #[inline(always)]
     unsafe fn taken_in<R: Runs>(
@@ -502,7 +508,7 @@ impl Local {
             let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
             while let Some(here) = NonNull::new(parcel) {
                 visit(parcel.cast());
-                here.as_ref().objects().iter().for_each(|&object| visit(object));
+                Parcel::objects(here).iter().for_each(|&object| visit(object));
                 parcel = here.as_ref().next;
             }
         }

@@ -206,22 +206,19 @@ impl Local {
         }
     }
 
-    /// The class, the chunk and the page of an address, if it is in a slab of ours, and of this class if one is said.
+    /// The chunk and the page of an address, if it is in a slab of ours of this class.
     #[inline(always)]
     pub(super) unsafe fn place(
         local: NonNull<Self>,
-        class: Option<usize>,
+        class: usize,
         addr: usize,
-    ) -> Option<(usize, NonNull<Chunk>, usize)> {
+    ) -> Option<(NonNull<Chunk>, usize)> {
         // SAFETY: the caller promises its own part, whose table is one.
         unsafe {
             let (chunk, page) = Self::find(local, addr)?;
             let entry = Chunk::entry(chunk, page).load(Relaxed);
             let found = (entry ^ (*local.as_ptr()).tag) as usize;
-            if found >= ALL || class.is_some_and(|class| class != found) {
-                return None;
-            }
-            Some((found, chunk.cast(), page))
+            (class == found).then_some((chunk.cast(), page))
         }
     }
 
