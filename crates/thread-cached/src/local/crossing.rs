@@ -451,8 +451,8 @@ impl Local {
         }
     }
 
-    /// Puts an object that came home, or stays here, into its bin, if there is room. Whether nothing is left to be done: one that was put
-    /// there just before is a misuse.
+    /// Puts an object that came home, or stays here, into its bin, if there is room. Whether nothing is left to be done: one
+    /// that was put there just before is a misuse.
     #[inline(always)]
     unsafe fn taken_in<R: Runs>(
         local: NonNull<Self>,
