@@ -361,15 +361,16 @@ impl Local {
     pub(crate) unsafe fn receive<R: Runs>(local: NonNull<Self>, runs: &mut R) {
         // SAFETY: the caller promises the part. Parcels are ours once taken.
         unsafe {
-            if mem::replace(&mut (*local.as_ptr()).receiving, true) {
+            if (*local.as_ptr()).receiving {
                 return;
             }
-            let mut parcel = (*local.as_ptr()).mailbox.take_all();
-            while let Some(here) = NonNull::new(parcel) {
-                parcel = (*here.as_ptr()).next;
-                Self::unpack(local, here, runs);
-            }
-            (*local.as_ptr()).receiving = false;
+            Self::taking_in_nothing(local, || {
+                let mut parcel = (*local.as_ptr()).mailbox.take_all();
+                while let Some(here) = NonNull::new(parcel) {
+                    parcel = (*here.as_ptr()).next;
+                    Self::unpack(local, here, runs);
+                }
+            });
         }
     }
 
@@ -399,9 +400,8 @@ impl Local {
         // SAFETY: the caller promises part and parcel, in which are objects that were freed. An object that is sent as it is
         // may be shorter than a parcel.
         unsafe {
-            let objects = (&raw const (*parcel.as_ptr()).objects).cast::<*mut u8>();
-            let count = (*parcel.as_ptr()).count.min(PARCEL);
-            Self::take_in(local, objects, count, runs);
+            let objects = Parcel::objects(parcel);
+            Self::take_in(local, objects.as_ptr(), objects.len(), runs);
             Self::take_in(local, &parcel.as_ptr().cast(), 1, runs);
         }
     }
