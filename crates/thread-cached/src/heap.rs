@@ -360,7 +360,8 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         error
     }
 
-    /// Resizes an object of this thread's slabs to one that is small too, if it stays or another is at hand.
+    /// Resizes an object of this thread's slabs to one that is small too, if it stays, or another is at hand and there is
+    /// room for it in its bin. What comes back fits in a register: errors are found by [`resize_as`](Self::resize_as).
     ///
     /// # Safety
     ///
@@ -372,7 +373,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         old_size: usize,
         new_size: usize,
         align: usize,
-    ) -> Option<Result<NonNull<u8>, HeapError>> {
+    ) -> Option<NonNull<u8>> {
         if D::CHECKED {
             return None;
         }
@@ -383,7 +384,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             // The class that the block has, not that of its layout, of which the alignment may be less than it was.
             let current = Local::own_class(local, block.addr().get())?;
             if class == current || may_stay(current, new_size) {
-                return Some(Ok(block));
+                return Some(block);
             }
             if new_size > MAX_SMALL {
                 return None;
@@ -391,26 +392,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             let new = Local::pop(local, class)?;
             let size = old_size.min(new_size).min(TABLE[current].size as usize);
             ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), size);
-            if Local::push(local, current, block) {
-                return Some(Ok(new));
+            if !Local::push(local, current, block) {
+                self.take_back(new);
+                return None;
             }
-            Some(self.freed_for(block, new))
+            Some(new)
         }
     }
 
-    /// Frees a block whose contents are in another one; or that one, if the block was none in use.
-    #[inline(never)]
-    unsafe fn freed_for(
-        &self,
-        block: NonNull<u8>,
-        new: NonNull<u8>,
-    ) -> Result<NonNull<u8>, HeapError> {
-        // SAFETY: the caller promises that the block is in use, and nobody knows of the new one yet.
-        unsafe {
-            self.deallocate(block).map(|()| new).inspect_err(|_| {
-                let _ = self.deallocate(new);
-            })
-        }
+    /// Frees a block that was just taken, of which nobody knows yet.
+    #[cold]
+    unsafe fn take_back(&self, new: NonNull<u8>) {
+        // SAFETY: the caller promises that it was taken.
+        let _ = unsafe { self.deallocate(new) };
     }
 
     /// Moves or stays, by what the block is.
@@ -469,7 +463,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         // SAFETY: both blocks are in use, hence disjoint, and at least that long.
         unsafe {
             ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), old_size.min(new_size));
-            self.freed_for(block, new)
+            self.deallocate(block).map(|()| new).inspect_err(|_| self.take_back(new))
         }
     }
 }
@@ -1240,7 +1234,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         let (size, align) = (layout.size(), layout.align());
         // SAFETY: the caller promises the same.
         if let Some(resized) = unsafe { self.resize_small(block, size, new_size, align) } {
-            return resized;
+            return Ok(resized);
         }
         // SAFETY: the caller promises the same.
         unsafe { self.resize_as(block, Some(layout), new_size) }
@@ -1250,7 +1244,7 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
     unsafe fn resize(&self, block: NonNull<u8>, new_size: usize) -> Result<NonNull<u8>, HeapError> {
         // SAFETY: the caller promises the same.
         if let Some(resized) = unsafe { self.resize_small(block, MAX_SMALL, new_size, GRANULE) } {
-            return resized;
+            return Ok(resized);
         }
         // SAFETY: the caller promises the same.
         unsafe { self.resize_as(block, None, new_size) }
