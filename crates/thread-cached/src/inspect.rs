@@ -149,7 +149,8 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         }
     }
 
-    /// Verifies what the modules promise: of the page heap, of `own`, the caller's part, and of orphans.
+    /// Verifies what the modules promise: of the page heap, of `own`, the caller's part, and of orphans; of other parts
+    /// only which chunks they take for near.
     pub(crate) fn check(&self, own: Option<NonNull<Local>>) -> Result<(), Broken> {
         self.pages.check()?;
         let mut found = Ok(());
@@ -157,6 +158,10 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             // SAFETY: orphans are ours under the lock.
             unsafe {
                 let (orphan, place) = ((*local.as_ptr()).orphan, local.addr().get());
+                if found.is_ok() {
+                    let near = Local::knows_its_chunks(local, self.pages.table);
+                    found = ensure(near, "a chunk that is near is the heap's", place);
+                }
                 if found.is_err() || !orphan && Some(local) != own {
                     return;
                 }

@@ -44,7 +44,7 @@ use self::place::Place;
 #[cfg(test)]
 pub(crate) use self::place::divided;
 use self::stash::Stash;
-use crate::chunk::{Chunk, Desc, Entry, Table, slab_class, slab_entry};
+use crate::chunk::{CHUNK_SHIFT, Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
     ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, SHARING,
     SLOTS, TABLE, class_looked_up, kept_anyhow,
@@ -54,21 +54,8 @@ use crate::pages::{DECAY, Run};
 use crate::shown::Shown;
 use crate::turn::Turn;
 
-/// A chunk, with what it takes to tell what lies in it.
-#[derive(Clone, Copy)]
-struct Near {
-    chunk: NonNull<u8>,
-    span: usize,
-}
-
-impl Near {
-    /// The chunk, if an address lies in it, and its page there.
-    #[inline(always)]
-    fn find(self, addr: usize) -> Option<(NonNull<u8>, usize)> {
-        let offset = addr.wrapping_sub(self.chunk.addr().get());
-        (offset < self.span).then_some((self.chunk, offset >> PAGE_SHIFT))
-    }
-}
+/// So many chunks are near a part at most: those of 1 GiB side by side.
+const NEAR: usize = 32;
 
 /// So many objects are taken before time is looked at.
 const TICKS: i32 = 128;
@@ -159,11 +146,12 @@ pub(crate) struct Local {
     ticks_to_bin: u8,
     /// A table of the heap, perhaps not the newest.
     pub(crate) table: *const Table,
-    /// The chunk of a slab that served lately: most of what is freed lies there.
-    near: AtomicPtr<Chunk>,
     /// The length of chunks.
     span: usize,
     bins: [Shown<Bin>; ALL],
+    /// Chunks in which something was freed or served lately: most of what is freed lies there. Where each is, its address
+    /// tells; in other places is the chunk of the part.
+    near: [AtomicPtr<Chunk>; NEAR],
     classes: [Slabs; ALL],
     /// Whether the bin of each was filled since it was last looked at.
     filled: [bool; ALL],
@@ -241,8 +229,8 @@ impl Local {
             (&raw mut (*local).next_bin).write(0);
             (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
             (&raw mut (*local).table).write(table);
-            (&raw mut (*local).near).write(AtomicPtr::default());
             (&raw mut (*local).span).write(1 << (*table).shift);
+            (&raw mut (*local).near).write([const { AtomicPtr::new(ptr::null_mut()) }; NEAR]);
             Self::stay_near(at);
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).filled).write([false; ALL]);
@@ -463,43 +451,72 @@ impl Local {
         }
     }
 
-    /// The chunk that an address is in, and its page there.
+    /// The chunk that an address is in, and its page there. It is one that is in use, or in none of ours.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
     #[inline(always)]
     unsafe fn find(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
-        // SAFETY: the caller promises the part, whose table is one.
+        // SAFETY: the caller promises the part.
+        unsafe { Self::find_near(local, addr).or_else(|| Self::find_far(local, addr)) }
+    }
+
+    /// As [`find`](Self::find), for an address in a chunk that is near; none for any other.
+    #[inline(always)]
+    unsafe fn find_near(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
+        // SAFETY: the caller promises the part, which has a chunk in each place.
         unsafe {
-            Self::near(local).find(addr).or_else(|| Table::find((*local.as_ptr()).table, addr))
+            let chunk = NonNull::new_unchecked(Self::near(local, addr).load(Relaxed).cast());
+            let offset = addr.wrapping_sub(chunk.addr().get());
+            (offset < (*local.as_ptr()).span).then_some((chunk, offset >> PAGE_SHIFT))
         }
     }
 
-    /// The chunk that served lately.
+    /// As [`find`](Self::find), for an address in no chunk that is near: from now on it is. What lies there is in use until it
+    /// is given back, so the chunk goes later than this, and then it is [near no more](Self::stay_near).
+    #[inline(never)]
+    unsafe fn find_far(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
+        // SAFETY: the caller promises the part, whose table is one.
+        unsafe {
+            let found = Table::find((*local.as_ptr()).table, addr)?;
+            Self::come_near(local, found.0.cast());
+            Some(found)
+        }
+    }
+
+    /// Takes a chunk for near, in which something is in use.
     ///
     /// # Safety
     ///
-    /// The part is this thread's.
-    #[inline(always)]
-    unsafe fn near(local: NonNull<Self>) -> Near {
-        // SAFETY: the caller promises the part, whose near chunk is one.
+    /// The part is the caller's.
+    unsafe fn come_near(local: NonNull<Self>, chunk: NonNull<Chunk>) {
+        // SAFETY: the caller promises the part.
         unsafe {
-            let chunk = NonNull::new_unchecked((*local.as_ptr()).near.load(Relaxed).cast());
-            Near { chunk, span: (*local.as_ptr()).span }
+            Self::near(local, chunk.addr().get()).store(chunk.as_ptr(), Relaxed);
         }
     }
 
-    /// As [`entry`](Self::entry), for an address in the chunk that served lately; none for any other.
+    /// Where the chunk of an address is, if it is near. Chunks that are shorter than most share a place.
+    #[inline(always)]
+    unsafe fn near<'a>(local: NonNull<Self>, addr: usize) -> &'a AtomicPtr<Chunk> {
+        // SAFETY: the caller promises the part; the places are only ever used as atomics.
+        unsafe {
+            let places = (&raw const (*local.as_ptr()).near).cast::<AtomicPtr<Chunk>>();
+            &*places.add((addr >> CHUNK_SHIFT) % NEAR)
+        }
+    }
+
+    /// As [`entry`](Self::entry), for an address in a chunk that is near; none for any other.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
     #[inline(always)]
     pub(crate) unsafe fn near_entry(local: NonNull<Self>, addr: usize) -> Option<Entry> {
-        // SAFETY: the caller promises the part, whose near chunk is one.
+        // SAFETY: the caller promises the part.
         unsafe {
-            let (chunk, page) = Self::near(local).find(addr)?;
+            let (chunk, page) = Self::find_near(local, addr)?;
             Some(Chunk::entry(chunk, page).load(Relaxed))
         }
     }
@@ -516,7 +533,7 @@ impl Local {
         (class < SHARING).then_some(class)
     }
 
-    /// Takes the chunk for near that the part itself is in, which stays as long as the heap.
+    /// Takes no chunk for near but the one that the part itself is in, which stays as long as the heap.
     ///
     /// # Safety
     ///
@@ -525,7 +542,8 @@ impl Local {
         // SAFETY: the caller promises a part.
         unsafe {
             let (chunk, _) = Self::own_place(local);
-            (*local.as_ptr()).near.store(chunk.as_ptr(), Relaxed);
+            let places = &raw const (*local.as_ptr()).near;
+            (*places).iter().for_each(|place| place.store(chunk.as_ptr(), Relaxed));
         }
     }
 
@@ -699,6 +717,22 @@ impl Local {
                     let bottom = bin.bottom(class);
                     is_null(bottom) && !(bottom + 1..=bin.top()).any(is_null)
                 }
+            })
+        }
+    }
+
+    /// Whether all chunks that are near are some.
+    ///
+    /// # Safety
+    ///
+    /// It is a part, the table is the newest of its heap, and the lock of the page heap is held.
+    pub(crate) unsafe fn knows_its_chunks(local: NonNull<Self>, table: *const Table) -> bool {
+        // SAFETY: the caller promises the part and the table.
+        unsafe {
+            let places = &raw const (*local.as_ptr()).near;
+            (*places).iter().all(|place| {
+                let chunk = place.load(Relaxed).addr();
+                Table::word(table, chunk).addr() == chunk
             })
         }
     }

@@ -167,6 +167,31 @@ fn what_was_in_a_chunk_that_went_is_no_block_any_more() {
     // SAFETY: any pointer is tolerated.
     let freed = unsafe { heap.deallocate(last) };
     assert!(matches!(freed, Err(HeapError::InvalidFree(_) | HeapError::DoubleFree(_))));
+    heap.check().unwrap();
+}
+
+#[test]
+fn what_lies_in_many_chunks_is_freed_in_any_order() {
+    // Twice as many chunks as are near at a time.
+    let heap = ThreadCached::<Mmap>::over(Mmap::new());
+    let (mut blocks, mut small) = (Vec::new(), Vec::new());
+    for _ in 0..2100 {
+        blocks.extend(heap.allocate(layout(MIB)));
+        small.extend((0..60).filter_map(|_| heap.allocate(layout(1000))));
+    }
+    let first = small.iter().min().unwrap().addr().get();
+    let last = small.iter().max().unwrap().addr().get();
+    assert!(last - first > 2000 * MIB);
+    for first in 0..7 {
+        let some = |all: &[NonNull<u8>]| {
+            // SAFETY: in use, each until its turn comes.
+            let free = |&block: &NonNull<u8>| unsafe { heap.deallocate(block) }.unwrap();
+            all.iter().skip(first).step_by(7).for_each(free);
+        };
+        some(&small);
+        some(&blocks);
+        heap.check().unwrap();
+    }
 }
 
 /// Mappings that note how much of them may have huge pages, and are present as a whole or not at all.

@@ -416,16 +416,11 @@ impl Local {
         // SAFETY: the caller promises its own part, and that many objects that were freed.
         unsafe {
             let tag = (*local.as_ptr()).tag;
-            let mut near = Self::near(local);
             let mut at = 0;
             while at < count {
                 let object = NonNull::new_unchecked(objects.add(at).read());
                 let addr = object.addr().get();
-                let found = near.find(addr).or_else(|| {
-                    let other = Table::find((*local.as_ptr()).table, addr)?;
-                    near.chunk = other.0;
-                    Some(other)
-                });
+                let found = Self::find(local, addr);
                 let class = found.map_or(ALL, |(chunk, page)| {
                     (Chunk::entry(chunk, page).load(Relaxed) ^ tag) as usize
                 });
@@ -445,8 +440,6 @@ impl Local {
                         at += 1;
                     }
                 }
-                // What was given back may have been the last of its chunk.
-                near = Self::near(local);
             }
         }
     }

@@ -42,7 +42,7 @@ impl Local {
                 }
             };
             (*local.as_ptr()).table = runs.table();
-            (*local.as_ptr()).near.store(Self::chunk(next).as_ptr(), Relaxed);
+            Self::come_near(local, Self::chunk(next));
             // One of a large class has none left when it has served, and is not kept for being current when that is free.
             if TABLE[class].size as usize <= MAX_SMALL {
                 (*slabs).current = next.as_ptr();
