@@ -111,6 +111,16 @@ pub(crate) struct Class {
     pub(crate) many: u16,
     /// The most objects that a thread keeps.
     pub(crate) most: u16,
+    /// How many it keeps whatever the heap has in use, if it is to keep [`KEPT`] bytes.
+    anyhow: u16,
+}
+
+impl Class {
+    /// How many objects a thread keeps at hand that is to keep so many bytes of a class.
+    #[inline]
+    pub(crate) fn kept_anyhow(&self, kept: usize) -> u16 {
+        if kept == KEPT { self.anyhow } else { kept_anyhow(self.size as usize, kept) as u16 }
+    }
 }
 
 /// All classes.
@@ -161,8 +171,17 @@ const fn size(class: usize) -> usize {
 }
 
 const fn table() -> [Class; ALL] {
-    const NONE: Class =
-        Class { size: 0, reciprocal: 0, pages: 0, least: 0, few: 0, few_are: 0, many: 0, most: 0 };
+    const NONE: Class = Class {
+        size: 0,
+        reciprocal: 0,
+        pages: 0,
+        least: 0,
+        few: 0,
+        few_are: 0,
+        many: 0,
+        most: 0,
+        anyhow: 0,
+    };
     let mut table = [NONE; ALL];
     let mut class = 0;
     let (mut few, mut many) = (0, SLOTS_FOR.0);
@@ -178,6 +197,7 @@ const fn table() -> [Class; ALL] {
             few_are: few_are(size) as u16,
             many: if slots_for_many(size) > 0 { many } else { few } as u16,
             most: most_cached(size) as u16,
+            anyhow: kept_anyhow(size, KEPT) as u16,
         };
         few += slots_for_few(size);
         many += slots_for_many(size);
@@ -201,7 +221,7 @@ const fn slab_pages(size: usize) -> usize {
 /// How many objects of a class a thread keeps at hand, whatever the heap has in use: of small classes many, so that what is
 /// allocated and freed by the hundred stays at hand, and what comes and goes by chance seldom fills or empties a bin; of
 /// the largest that share slabs one each.
-pub(crate) const fn kept_anyhow(size: usize, kept: usize) -> usize {
+const fn kept_anyhow(size: usize, kept: usize) -> usize {
     let most = if size <= MANY_KEPT { KEPT } else { KEPT / 2 };
     match (if kept < most { kept } else { most }) / size {
         256.. => 256,

@@ -47,7 +47,7 @@ use self::stash::Stash;
 use crate::chunk::{CHUNK_SHIFT, Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
     ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, SHARING,
-    SLOTS, TABLE, class_looked_up, kept_anyhow,
+    SLOTS, TABLE, class_looked_up,
 };
 use crate::mailbox::Mailbox;
 use crate::pages::{DECAY, Run};
@@ -584,8 +584,7 @@ impl Local {
     /// How many objects of a class are kept at hand whatever the heap has in use, at most.
     unsafe fn kept_anyhow(local: NonNull<Self>, class: usize) -> u16 {
         // SAFETY: the caller promises a part.
-        let kept = unsafe { (*local.as_ptr()).kept };
-        kept_anyhow(TABLE[class].size as usize, kept as usize) as u16
+        TABLE[class].kept_anyhow(unsafe { (*local.as_ptr()).kept } as usize)
     }
 
     /// How many bytes so many objects of a class have beyond those.
@@ -621,7 +620,9 @@ impl Local {
             let others = (*local.as_ptr()).beyond - Self::beyond(local, class, room);
             let fits = others + Self::beyond(local, class, wider) <= share;
             let wider = if fits { wider } else { wider.min(anyhow).max(room) };
-            Self::make_room(local, class, wider);
+            if wider > room {
+                Self::make_room(local, class, wider);
+            }
             room
         }
     }
