@@ -1010,10 +1010,8 @@ impl Local {
             }
             let mut slab = Place::of(class, chunk, page);
             let result = slab.free_all(objects, at, count);
-            if slab.put_down()
-                && let Some(run) = Self::relist(local, class, slab.desc)
-            {
-                Self::put_aside(local, run, runs);
+            if slab.put_down() && Self::relist(local, class, slab.desc) {
+                Self::put_aside(local, Self::run(slab.desc), runs);
             }
             if let Err(error) = result {
                 runs.misuse(error);

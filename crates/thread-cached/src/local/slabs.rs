@@ -283,13 +283,13 @@ impl Local {
         unsafe {
             match Self::free(local, class, chunk, page, addr) {
                 Ok(None) => {}
-                Ok(Some(run)) => Self::put_aside(local, run, runs),
+                Ok(Some(slab)) => Self::put_aside(local, Self::run(slab), runs),
                 Err(error) => runs.misuse(error),
             }
         }
     }
 
-    /// Sets the bit of an object in a slab of ours. The slab's run, if it is to be given back.
+    /// Sets the bit of an object in a slab of ours. The slab, if its run is to be given back.
     ///
     /// # Errors
     ///
@@ -305,37 +305,33 @@ impl Local {
         chunk: NonNull<Chunk>,
         page: usize,
         addr: usize,
-    ) -> Result<Option<Run>, HeapError> {
+    ) -> Result<Option<NonNull<Desc>>, HeapError> {
         // SAFETY: the caller promises a page of a slab.
         unsafe {
             let mut slab = Place::of(class, chunk, page);
             slab.free(addr)?;
-            Ok(if slab.put_down() { Self::relist(local, class, slab.desc) } else { None })
+            let goes = slab.put_down() && Self::relist(local, class, slab.desc);
+            Ok(goes.then_some(slab.desc))
         }
     }
 
-    /// A slab has its first free object, or its last object has become free.
+    /// A slab has its first free object, or its last object has become free: whether its run is to be given back.
     #[cold]
     #[inline(never)]
-    pub(super) unsafe fn relist(
-        local: NonNull<Self>,
-        class: usize,
-        slab: NonNull<Desc>,
-    ) -> Option<Run> {
+    pub(super) unsafe fn relist(local: NonNull<Self>, class: usize, slab: NonNull<Desc>) -> bool {
         // SAFETY: the caller promises a slab of ours.
         unsafe {
             let slabs = &raw mut (*local.as_ptr()).classes[class];
             if (*slabs).current == slab.as_ptr() {
-                return None;
+                return false;
             }
-            if !Self::is_idle(slab) {
+            let idle = Self::is_idle(slab);
+            if !idle {
                 Self::list(slabs, slab);
-                return None;
-            }
-            if slab.as_ref().listed {
+            } else if slab.as_ref().listed {
                 Self::unlist(slabs, slab);
             }
-            Some(Self::run(slab))
+            idle
         }
     }
 
