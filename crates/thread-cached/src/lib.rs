@@ -41,9 +41,9 @@
 //! 8 KiB: together less than 1000 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
 //! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. Where that
-//! eighth is more than half a MiB, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
+//! eighth is more than sixteen pages, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
 //! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1.25 MiB, and three eighths
-//! of what served or *t* × 11 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
+//! of what served or *t* × 12 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
 //! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows.
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB

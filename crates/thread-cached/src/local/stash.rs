@@ -14,8 +14,6 @@ use crate::chunk::Desc;
 /// So many pages a part may keep in any case, and at most.
 pub(super) const LEAST_ROOM: usize = 16;
 const MOST_ROOM: usize = 512;
-/// A part that may keep more than so many pages is that of a large heap: of 4 MiB, if it is the only one.
-const AMPLE_ROOM: usize = MOST_ROOM / 8;
 /// One of so many pages in use may be kept, by all threads together.
 const SHARE: usize = 8;
 /// The most pages of a run that is kept; as long as slabs are, at least.
@@ -57,9 +55,9 @@ impl Stash {
         self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
     }
 
-    /// How many pages may be kept beyond so many that they are much.
+    /// How many pages may be kept beyond those in any case: some from 1 MiB on, if the part is the only one.
     pub(super) fn ample_room(&self) -> usize {
-        self.room.saturating_sub(AMPLE_ROOM)
+        self.room - LEAST_ROOM
     }
 
     /// Whether a run of so many pages is kept at all.
