@@ -94,20 +94,29 @@ impl Stats {
 
     /// Adds one block of a walk to the sums.
     pub fn count(&mut self, block: BlockInfo) {
-        self.overhead += block.overhead;
+        self.count_alike(block, 1);
+    }
+
+    /// Adds so many blocks of one size and state to the sums, as a [`tally`](crate::Strategy::tally) shows them.
+    pub fn count_alike(&mut self, block: BlockInfo, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.overhead += block.overhead * count;
+        let bytes = block.size * count;
         match block.state {
             BlockState::Used | BlockState::Mapped => {
-                self.live_bytes += block.size;
-                self.live_blocks += 1;
-                self.mapped_blocks += usize::from(block.state == BlockState::Mapped);
+                self.live_bytes += bytes;
+                self.live_blocks += count;
+                self.mapped_blocks += if block.state == BlockState::Mapped { count } else { 0 };
             }
             BlockState::Cached => {
-                self.cached_bytes += block.size;
-                self.cached_blocks += 1;
+                self.cached_bytes += bytes;
+                self.cached_blocks += count;
             }
             BlockState::Free | BlockState::Wilderness => {
-                self.free_bytes += block.size;
-                self.free_blocks += 1;
+                self.free_bytes += bytes;
+                self.free_blocks += count;
                 self.largest_free = self.largest_free.max(block.size);
             }
         }

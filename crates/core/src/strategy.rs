@@ -324,6 +324,13 @@ pub unsafe trait Strategy {
     /// See [`Engine::walk`].
     fn walk(&self, visit: &mut dyn FnMut(BlockInfo));
 
+    /// Shows the same blocks as [`walk`](Self::walk) for who asks how many there are: one for all of a size and state, or
+    /// for some of them, with their number. Its address is any, and so is what follows it. Costs a walk, if the strategy
+    /// knows no better.
+    fn tally(&self, visit: &mut dyn FnMut(BlockInfo, usize)) {
+        self.walk(&mut |block| visit(block, 1));
+    }
+
     /// See [`Engine::check`].
     ///
     /// # Errors

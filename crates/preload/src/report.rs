@@ -126,16 +126,16 @@ impl Usage {
             end: 0,
             sizes: [empty; usize::BITS as usize],
         };
-        heap.walk(&mut |block| match block.state {
-            BlockState::Used => usage.used += block.size + block.overhead,
-            BlockState::Mapped => usage.mapped += block.size + block.overhead,
+        heap.tally(&mut |block, count| match block.state {
+            BlockState::Used => usage.used += (block.size + block.overhead) * count,
+            BlockState::Mapped => usage.mapped += (block.size + block.overhead) * count,
             BlockState::Free | BlockState::Cached | BlockState::Wilderness => {
                 if block.state == BlockState::Wilderness {
                     usage.end = usage.end.max(block.size);
                 }
                 let bucket = &mut usage.sizes[block.size.max(1).ilog2() as usize];
-                bucket.count += 1;
-                bucket.bytes += block.size;
+                bucket.count += count;
+                bucket.bytes += block.size * count;
             }
         });
         usage

@@ -670,6 +670,24 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
+    /// `tally` shows as many blocks of each size and state as the walk.
+    fn verify_tally(&self, blocks: &[BlockInfo]) -> Kept {
+        let kind = |block: BlockInfo| (block.state as u8, block.size, block.overhead);
+        let mut surplus = BTreeMap::new();
+        self.heap.tally(&mut |block, count| *surplus.entry(kind(block)).or_insert(0) += count);
+        for &block in blocks {
+            let Some(left) = surplus.get_mut(&kind(block)).filter(|left| **left > 0) else {
+                return self.ensure(false, || format!("tally lacks a block: walk has {block:x?}"));
+            };
+            *left -= 1;
+        }
+        self.ensure(surplus.values().all(|&left| left == 0), || {
+            format!(
+                "tally shows blocks that walk does not, by state, size and overhead: {surplus:?}"
+            )
+        })
+    }
+
     /// `stats` are the sums of the walk, and right about what is live.
     ///
     /// # Errors
@@ -677,6 +695,7 @@ impl<'a> Model<'a> {
     /// The first number that is not.
     pub fn verify_stats(&self) -> Kept {
         let (blocks, stats) = (walked(self.heap), self.heap.stats());
+        self.verify_tally(&blocks)?;
         let mut sums = Stats::default();
         blocks.iter().for_each(|&block| sums.count(block));
         let pairs = [

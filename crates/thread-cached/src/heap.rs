@@ -1292,6 +1292,14 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
         }
     }
 
+    fn tally(&self, visit: &mut dyn FnMut(BlockInfo, usize)) {
+        if let Some((shared, own, _turn)) = self.looked_at() {
+            let mut central = shared.lock();
+            central.settle_orphans(&shared.misuses);
+            central.tally(own, visit);
+        }
+    }
+
     fn check(&self) -> Result<(), Broken> {
         self.looked_at().map_or(Ok(()), |(shared, own, _turn)| shared.lock().check(own))
     }

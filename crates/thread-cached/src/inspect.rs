@@ -10,7 +10,9 @@ use heapwright_core::{BlockInfo, BlockState, Broken, HeapBackend, Policy, Stats,
 use lock_api::RawMutex;
 
 use crate::Design;
-use crate::chunk::{ASIDE, CLEAN, DIRTY, Desc, Entry, KIND, LARGE, WORDS, slab_class};
+use crate::chunk::{
+    ASIDE, CLEAN, Chunk, DIRTY, Desc, Entry, KIND, LARGE, Table, WORDS, slab_class,
+};
 use crate::classes::{ALL, CLASSES, PAGE, TABLE};
 use crate::heap::{Central, Shared};
 use crate::local::Local;
@@ -22,6 +24,23 @@ type Bits = [u64; WORDS];
 
 fn is_set(bits: &Bits, index: usize) -> bool {
     bits[index / 64] >> (index % 64) & 1 != 0
+}
+
+/// What a heap is made of.
+enum Piece {
+    /// A run that is a slab of a class.
+    Slab(Run, usize),
+    /// A block, used or not, by its address and its size.
+    Whole(usize, usize, BlockState),
+}
+
+fn shown(address: usize, size: usize, state: BlockState) -> BlockInfo {
+    BlockInfo { address, size, overhead: 0, state, next_free: None }
+}
+
+/// What an object is that is neither free nor at hand: the program's, or of a class that is none of its, the heap's own.
+fn taken(class: usize) -> BlockState {
+    if class < CLASSES { BlockState::Used } else { BlockState::Cached }
 }
 
 impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
@@ -37,7 +56,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             misuses: self.misuses.load(Relaxed),
             ..Stats::default()
         };
-        central.walk(own, &mut |block| stats.count(block));
+        central.tally(own, &mut |block, count| stats.count_alike(block, count));
         central.each_chunk(&mut |_| stats.regions += 1);
         // Heads, parts of threads, and what is left at the ends of slabs.
         let blocks = stats.live_bytes + stats.free_bytes + stats.cached_bytes;
@@ -47,7 +66,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
 }
 
 impl<B: HeapBackend, P: Policy> Central<B, P> {
-    fn each_chunk(&self, visit: &mut dyn FnMut(NonNull<crate::chunk::Chunk>)) {
+    fn each_chunk(&self, visit: &mut dyn FnMut(NonNull<Chunk>)) {
         let mut chunk = self.pages.chunks;
         while let Some(here) = NonNull::new(chunk) {
             visit(here);
@@ -90,21 +109,25 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         bits
     }
 
-    pub(crate) fn walk(&self, own: Option<NonNull<Local>>, visit: &mut dyn FnMut(BlockInfo)) {
-        let mut show = |address, size, state| {
-            visit(BlockInfo { address, size, overhead: 0, state, next_free: None });
-        };
+    /// Visits what the heap is made of, by rising address in each chunk; mappings last.
+    fn each_piece(&self, visit: &mut dyn FnMut(Piece)) {
         self.each_chunk(&mut |chunk| {
             // SAFETY: the lock is held.
             unsafe {
                 Pages::<B, P>::runs(chunk, &mut |run, entry| {
-                    let start = run.start().addr().get();
-                    match entry {
-                        LARGE => show(start, run.pages * PAGE, BlockState::Used),
-                        DIRTY | CLEAN => show(start, run.pages * PAGE, BlockState::Free),
-                        ASIDE => show(start, run.pages * PAGE, BlockState::Cached),
-                        _ => self.walk_slab(own, run, entry, &mut show),
-                    }
+                    let state = match entry {
+                        LARGE => BlockState::Used,
+                        DIRTY | CLEAN => BlockState::Free,
+                        ASIDE => BlockState::Cached,
+                        _ => {
+                            let class = (entry & KIND) as usize;
+                            if class < ALL {
+                                visit(Piece::Slab(run, class));
+                            }
+                            return;
+                        }
+                    };
+                    visit(Piece::Whole(run.start().addr().get(), run.pages * PAGE, state));
                 });
             }
         });
@@ -112,23 +135,28 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         while let Some(here) = NonNull::new(mapping) {
             // SAFETY: the list leads from mapping to mapping.
             unsafe {
-                show(here.addr().get() + BEFORE_BLOCK, here.as_ref().bytes, BlockState::Mapped);
+                let bytes = here.as_ref().bytes;
+                visit(Piece::Whole(here.addr().get() + BEFORE_BLOCK, bytes, BlockState::Mapped));
                 mapping = here.as_ref().next;
             }
         }
+    }
+
+    pub(crate) fn walk(&self, own: Option<NonNull<Local>>, visit: &mut dyn FnMut(BlockInfo)) {
+        self.each_piece(&mut |piece| match piece {
+            Piece::Whole(address, size, state) => visit(shown(address, size, state)),
+            // SAFETY: it is a slab.
+            Piece::Slab(run, class) => unsafe { self.walk_slab(own, run, class, visit) },
+        });
     }
 
     unsafe fn walk_slab(
         &self,
         own: Option<NonNull<Local>>,
         run: Run,
-        entry: Entry,
-        show: &mut dyn FnMut(usize, usize, BlockState),
+        class: usize,
+        visit: &mut dyn FnMut(BlockInfo),
     ) {
-        let class = (entry & KIND) as usize;
-        if class >= ALL {
-            return;
-        }
         let cached = self.cached(own, class, run);
         // SAFETY: the caller promises a slab.
         unsafe {
@@ -139,12 +167,56 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
                 let state = match (free, is_set(&cached, index)) {
                     (true, _) => BlockState::Free,
                     (false, true) => BlockState::Cached,
-                    // Ours, not the program's.
-                    (false, false) if class >= CLASSES => BlockState::Cached,
-                    (false, false) => BlockState::Used,
+                    (false, false) => taken(class),
                 };
                 let size = TABLE[class].size as usize;
-                show(run.start().addr().get() + index * size, size, state);
+                visit(shown(run.start().addr().get() + index * size, size, state));
+            }
+        }
+    }
+
+    /// As [`walk`](Self::walk), with the objects of a class shown at once: slabs and bins count them.
+    pub(crate) fn tally(
+        &self,
+        own: Option<NonNull<Local>>,
+        visit: &mut dyn FnMut(BlockInfo, usize),
+    ) {
+        let (mut objects, mut free, mut cached) = ([0; ALL], [0; ALL], [0; ALL]);
+        self.each_piece(&mut |piece| match piece {
+            Piece::Whole(address, size, state) => visit(shown(address, size, state), 1),
+            // SAFETY: it is a slab.
+            Piece::Slab(run, class) => unsafe {
+                objects[class] += Desc::capacity(run.desc());
+                free[class] += Desc::free_by_bits(run.desc());
+            },
+        });
+        self.each_local(&mut |local| {
+            // SAFETY: as in `cached`. What is in the heap's table is a chunk.
+            unsafe {
+                for (class, cached) in cached.iter_mut().enumerate() {
+                    Local::at_hand(local, class, &mut |_| *cached += 1);
+                }
+                let ours = Some(local) == own || (*local.as_ptr()).orphan;
+                Local::on_their_way(local, ours, &mut |object| {
+                    if let Some((chunk, page)) = Table::find(self.pages.table, object.addr())
+                        && let Some(class) = slab_class(Chunk::entry(chunk, page).load(Relaxed))
+                    {
+                        cached[class] += 1;
+                    }
+                });
+            }
+        });
+        for (class, fixed) in TABLE.iter().enumerate() {
+            // They may change while they are counted.
+            let cached = cached[class].min(objects[class] - free[class]);
+            let in_use = objects[class] - free[class] - cached;
+            let counts = [
+                (BlockState::Free, free[class]),
+                (BlockState::Cached, cached),
+                (taken(class), in_use),
+            ];
+            for (state, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
+                visit(shown(0, fixed.size as usize, state), count);
             }
         }
     }
