@@ -389,6 +389,10 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
             if new_size > MAX_SMALL {
                 return None;
             }
+            // Before anything is copied.
+            if Local::is_full(local, current) {
+                return None;
+            }
             let new = Local::pop(local, class)?;
             let size = old_size.min(new_size).min(TABLE[current].size as usize);
             ptr::copy_nonoverlapping(block.as_ptr(), new.as_ptr(), size);
@@ -495,7 +499,7 @@ struct Found {
 }
 
 impl Found {
-    /// Frees the block, if it is an object of a chunk that did not serve lately, or of another thread's slab, and there is
+    /// Frees the block, if it is an object of a chunk that is not near, or of another thread's slab, and there is
     /// room for it.
     ///
     /// # Safety

@@ -227,7 +227,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         self.pages.check()?;
         let mut found = Ok(());
         self.each_local(&mut |local| {
-            // SAFETY: orphans are ours under the lock.
+            // SAFETY: orphans are ours under the lock; of other parts only that is looked at which is atomic, or under it.
             unsafe {
                 let (orphan, place) = ((*local.as_ptr()).orphan, local.addr().get());
                 if found.is_ok() {

@@ -16,7 +16,9 @@
 //! * a slab of ours that has free objects is the current one of its class or in its list; one that has none is the
 //!   current one or nowhere; `free` is how many of its bits are set;
 //! * a class whose bin was never filled has no slab;
-//! * only the owner touches any of this, but for the mailbox; of an orphan, whoever holds the lock of the page heap; and
+//! * each place for a chunk that is near has one of the heap: whoever frees or takes something in a chunk that is in use may
+//!   put it there, and who gives chunks back takes them away from all parts, under the lock of the page heap;
+//! * only the owner touches any of this, but for those places and the mailbox; of an orphan, whoever holds the lock of the page heap; and
 //!   while the owner has no turn (`turn`), a visitor touches what the fast paths do not: slabs, their lists, the stash.
 //!   Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
 
@@ -96,7 +98,7 @@ pub(crate) trait Runs {
     /// Whether anything is kept at hand at all.
     const AT_HAND: bool;
     /// Whether this is for the thread whose part it is. One who looks after another's part, or an orphan, touches nothing
-    /// that the owner's fast paths do, and sends on what is not the part's as it is: parcels would have to go home too, in
+    /// that the owner's fast paths do, but for the chunks that are near, and sends on what is not the part's as it is: parcels would have to go home too, in
     /// others, for ever.
     const OWNS: bool;
     /// A slab for a class: one that was abandoned, already the caller's, or a new run.
@@ -149,8 +151,8 @@ pub(crate) struct Local {
     /// The length of chunks.
     span: usize,
     bins: [Shown<Bin>; ALL],
-    /// Chunks in which something was freed or served lately: most of what is freed lies there. Where each is, its address
-    /// tells; in other places is the chunk of the part.
+    /// Chunks in which something was freed or served lately: most of what is freed lies there. A chunk's address says which
+    /// place it has; a place that none has has the chunk of the part.
     near: [AtomicPtr<Chunk>; NEAR],
     classes: [Slabs; ALL],
     /// Whether the bin of each was filled since it was last looked at.
@@ -230,8 +232,8 @@ impl Local {
             (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
             (&raw mut (*local).table).write(table);
             (&raw mut (*local).span).write(1 << (*table).shift);
-            (&raw mut (*local).near).write([const { AtomicPtr::new(ptr::null_mut()) }; NEAR]);
-            Self::stay_near(at);
+            let (chunk, _) = Self::own_place(at);
+            (&raw mut (*local).near).write([(); NEAR].map(|()| AtomicPtr::new(chunk.as_ptr())));
             (&raw mut (*local).classes).write([NONE; ALL]);
             (&raw mut (*local).filled).write([false; ALL]);
             (&raw mut (*local).ever_filled).write(0);
@@ -373,6 +375,17 @@ impl Local {
         }
     }
 
+    /// Whether the bin of a class has no room for another object.
+    ///
+    /// # Safety
+    ///
+    /// `class` is one. The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn is_full(local: NonNull<Self>, class: usize) -> bool {
+        // SAFETY: the caller promises class and part.
+        unsafe { Self::bin(local, class).get().is_full() }
+    }
+
     /// The bin of a class.
     ///
     /// # Safety
@@ -451,11 +464,12 @@ impl Local {
         }
     }
 
-    /// The chunk that an address is in, and its page there. It is one that is in use, or in none of ours.
+    /// The chunk that an address is in, and its page there, by the table that the part knows.
     ///
     /// # Safety
     ///
-    /// The part is this thread's.
+    /// The part is the caller's, or one that it looks after. If the address is in a chunk, what lies there has not been given
+    /// back.
     #[inline(always)]
     unsafe fn find(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
         // SAFETY: the caller promises the part.
@@ -463,43 +477,58 @@ impl Local {
     }
 
     /// As [`find`](Self::find), for an address in a chunk that is near; none for any other.
+    ///
+    /// # Safety
+    ///
+    /// The part is the caller's, or one that it looks after.
     #[inline(always)]
     unsafe fn find_near(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
         // SAFETY: the caller promises the part, which has a chunk in each place.
         unsafe {
-            let chunk = NonNull::new_unchecked(Self::near(local, addr).load(Relaxed).cast());
+            let chunk = NonNull::new_unchecked(Self::near_place(local, addr).load(Relaxed).cast());
             let offset = addr.wrapping_sub(chunk.addr().get());
             (offset < (*local.as_ptr()).span).then_some((chunk, offset >> PAGE_SHIFT))
         }
     }
 
-    /// As [`find`](Self::find), for an address in no chunk that is near: from now on it is. What lies there is in use until it
-    /// is given back, so the chunk goes later than this, and then it is [near no more](Self::stay_near).
-    #[inline(never)]
-    unsafe fn find_far(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
-        // SAFETY: the caller promises the part, whose table is one.
-        unsafe {
-            let found = Table::find((*local.as_ptr()).table, addr)?;
-            Self::come_near(local, found.0.cast());
-            Some(found)
-        }
-    }
-
-    /// Takes a chunk for near, in which something is in use.
+    /// As [`find`](Self::find), for an address in no chunk that is near: if it is in a slab, its chunk is from now on. Not if it
+    /// is in a large block: that two threads free one at once is borne, and then it may have been given back.
     ///
     /// # Safety
     ///
-    /// The part is the caller's.
-    unsafe fn come_near(local: NonNull<Self>, chunk: NonNull<Chunk>) {
-        // SAFETY: the caller promises the part.
+    /// As [`find`](Self::find).
+    #[inline(never)]
+    unsafe fn find_far(local: NonNull<Self>, addr: usize) -> Option<(NonNull<u8>, usize)> {
+        // SAFETY: the caller promises the part, whose table is one. The slab has an object that was not given back.
         unsafe {
-            Self::near(local, chunk.addr().get()).store(chunk.as_ptr(), Relaxed);
+            let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
+            if slab_class(Chunk::entry(chunk, page).load(Relaxed)).is_some() {
+                Self::come_near(local, chunk.cast());
+            }
+            Some((chunk, page))
         }
     }
 
-    /// Where the chunk of an address is, if it is near. Chunks that are shorter than most share a place.
+    /// Takes a chunk for near.
+    ///
+    /// # Safety
+    ///
+    /// The part is the caller's, or one that it looks after. A run of the chunk is in use, and given back later than this: so
+    /// the chunk goes later, and when it goes, it is [near no more](Self::stay_near).
+    unsafe fn come_near(local: NonNull<Self>, chunk: NonNull<Chunk>) {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            Self::near_place(local, chunk.addr().get()).store(chunk.as_ptr(), Relaxed);
+        }
+    }
+
+    /// The place that the chunk of an address has if it is near. Those that are side by side and shorter than 32 MiB share one.
+    ///
+    /// # Safety
+    ///
+    /// It is a part.
     #[inline(always)]
-    unsafe fn near<'a>(local: NonNull<Self>, addr: usize) -> &'a AtomicPtr<Chunk> {
+    unsafe fn near_place<'a>(local: NonNull<Self>, addr: usize) -> &'a AtomicPtr<Chunk> {
         // SAFETY: the caller promises the part; the places are only ever used as atomics.
         unsafe {
             let places = (&raw const (*local.as_ptr()).near).cast::<AtomicPtr<Chunk>>();
@@ -594,13 +623,13 @@ impl Local {
         usize::from(beyond) * TABLE[class].size as usize
     }
 
-    /// How many bytes all bins may have room for beyond what is kept anyhow: twice the ample room for runs. Who is to keep
+    /// How many bytes all bins may have room for beyond what is kept anyhow: twice the extra room for runs. Who is to keep
     /// less has less of a share.
     unsafe fn share(local: NonNull<Self>) -> usize {
         // SAFETY: the caller promises its own part.
         unsafe {
             let part = local.as_ptr();
-            2 * (*part).stash.ample_room() * PAGE * (*part).kept as usize / KEPT
+            2 * (*part).stash.extra_room() * PAGE * (*part).kept as usize / KEPT
         }
     }
 
@@ -722,7 +751,7 @@ impl Local {
         }
     }
 
-    /// Whether all chunks that are near are some.
+    /// Whether all chunks that are near are the heap's.
     ///
     /// # Safety
     ///
@@ -733,7 +762,7 @@ impl Local {
             let places = &raw const (*local.as_ptr()).near;
             (*places).iter().all(|place| {
                 let chunk = place.load(Relaxed).addr();
-                Table::word(table, chunk).addr() == chunk
+                Table::find(table, chunk).is_some_and(|(found, _)| found.addr().get() == chunk)
             })
         }
     }

@@ -2,9 +2,10 @@
 
 use std::alloc::Layout;
 use std::collections::BTreeSet;
-use std::ptr::NonNull;
-use std::sync::Mutex;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 
 use heapwright_backends::{Limited, Mmap};
 use heapwright_core::{HeapBackend, HeapError, OutOfMemory, Region, Strategy, hand_on};
@@ -172,26 +173,58 @@ fn what_was_in_a_chunk_that_went_is_no_block_any_more() {
 
 #[test]
 fn what_lies_in_many_chunks_is_freed_in_any_order() {
+    let mut rng = Rng::new(5);
     // Twice as many chunks as are near at a time.
     let heap = ThreadCached::<Mmap>::over(Mmap::new());
     let (mut blocks, mut small) = (Vec::new(), Vec::new());
     for _ in 0..2100 {
-        blocks.extend(heap.allocate(layout(MIB)));
-        small.extend((0..60).filter_map(|_| heap.allocate(layout(1000))));
+        blocks.push(heap.allocate(layout(MIB)).unwrap());
+        small.extend((0..60).map(|_| heap.allocate(layout(1000)).unwrap()));
     }
     let first = small.iter().min().unwrap().addr().get();
     let last = small.iter().max().unwrap().addr().get();
     assert!(last - first > 2000 * MIB);
-    for first in 0..7 {
-        let some = |all: &[NonNull<u8>]| {
-            // SAFETY: in use, each until its turn comes.
-            let free = |&block: &NonNull<u8>| unsafe { heap.deallocate(block) }.unwrap();
-            all.iter().skip(first).step_by(7).for_each(free);
-        };
-        some(&small);
-        some(&blocks);
-        heap.check().unwrap();
+    small.append(&mut blocks);
+    for left in (1..=small.len()).rev() {
+        let block = small.swap_remove(rng.below(left));
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block) }.unwrap();
+        if left % 20_000 == 0 {
+            heap.check().unwrap();
+        }
     }
+    assert_eq!(heap.stats().live_blocks, 0);
+}
+
+#[test]
+fn a_chunk_that_goes_is_near_no_thread_any_more() {
+    let heap = &ThreadCached::<Mmap>::over(Mmap::new());
+    let (to_thread, frees) = mpsc::channel::<Vec<usize>>();
+    let (freed, to_us) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for blocks in frees {
+                for block in blocks {
+                    let block = NonNull::new(ptr::with_exposed_provenance_mut(block)).unwrap();
+                    // SAFETY: in use, and this thread's now.
+                    unsafe { heap.deallocate(block) }.unwrap();
+                }
+                freed.send(()).unwrap();
+            }
+        });
+        for _ in 0..3 {
+            let blocks = (0..100_000).map(|_| heap.allocate(layout(1000)).unwrap());
+            let exposed = blocks.map(|block| block.as_ptr().expose_provenance());
+            to_thread.send(exposed.collect()).unwrap();
+            to_us.recv().unwrap();
+            let before = heap.stats().regions;
+            heap.trim();
+            assert!(heap.stats().regions < before);
+            // That thread waits, and has freed in all chunks.
+            heap.check().unwrap();
+        }
+        drop(to_thread);
+    });
 }
 
 /// Mappings that note how much of them may have huge pages, and are present as a whole or not at all.

@@ -55,8 +55,8 @@ impl Stash {
         self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
     }
 
-    /// How many pages may be kept beyond those in any case: some from 1 MiB on, if the part is the only one.
-    pub(super) fn ample_room(&self) -> usize {
+    /// How many pages may be kept beyond those in any case: some from 1 MiB in use on, if the part is the only one.
+    pub(super) fn extra_room(&self) -> usize {
         self.room - LEAST_ROOM
     }
 
@@ -232,6 +232,13 @@ mod tests {
     fn there_is_room_for_a_share_of_what_is_in_use() {
         let mut stash = Stash::EMPTY;
         assert!(stash.keeps(8) && !stash.keeps(9));
+        assert_eq!(stash.extra_room(), 0);
+        let extra = [16, 17, 100, usize::MAX / SHARE].map(|share| {
+            stash.share_in(share * SHARE, 1);
+            stash.extra_room()
+        });
+        assert_eq!(extra, [0, 1, 84, MOST_ROOM - LEAST_ROOM]);
+        stash.share_in(0, 1);
         runs::<2>(8).into_iter().for_each(|run| put(&mut stash, run));
         assert!(!stash.has_room_for(1));
         stash.share_in(64 * SHARE, 2);
