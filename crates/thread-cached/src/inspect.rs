@@ -84,8 +84,9 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         }
     }
 
-    /// The objects of a slab that some thread keeps at hand or is sending home.
-    fn cached(&self, own: Option<NonNull<Local>>, class: usize, slab: Run) -> Bits {
+    /// The objects of a slab that some thread keeps at hand or is sending home, as `own` and orphans do, or `all` parts. What
+    /// those of threads at work show may be about to go to the slab, or gone: in a child of a fork it stays so for good.
+    fn cached(&self, own: Option<NonNull<Local>>, all: bool, class: usize, slab: Run) -> Bits {
         let mut bits = Bits::default();
         let start = slab.start().addr().get();
         let size = TABLE[class].size as usize;
@@ -101,9 +102,11 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         self.each_local(&mut |local| {
             // SAFETY: what is read of another thread's part may be stale, and is only compared.
             unsafe {
-                Local::at_hand(local, class, &mut note);
                 let ours = Some(local) == own || (*local.as_ptr()).orphan;
-                Local::on_their_way(local, ours, &mut note);
+                if ours || all {
+                    Local::at_hand(local, class, &mut note);
+                    Local::on_their_way(local, ours, &mut note);
+                }
             }
         });
         bits
@@ -157,7 +160,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
         class: usize,
         visit: &mut dyn FnMut(BlockInfo),
     ) {
-        let cached = self.cached(own, class, run);
+        let cached = self.cached(own, true, class, run);
         // SAFETY: the caller promises a slab.
         unsafe {
             let bits = Desc::bits(run.desc());
@@ -291,7 +294,7 @@ impl<B: HeapBackend, P: Policy> Central<B, P> {
             ensure(set == usize::from(slab.as_ref().free), "a slab counts its free objects", at)?;
             let placed = Local::is_in_place(owner, class, slab);
             ensure(placed, "a slab with free objects is current or listed", at)?;
-            let cached = self.cached(own, class, run);
+            let cached = self.cached(own, false, class, run);
             let mut words = Desc::bits(slab).iter().zip(&cached);
             let disjoint = words.all(|(bits, cached)| bits.look() & cached == 0);
             ensure(disjoint, "an object at hand is not free in its slab", at)
