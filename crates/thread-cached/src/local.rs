@@ -18,9 +18,9 @@
 //! * a class whose bin was never filled has no slab;
 //! * each place for a chunk that is near has one of the heap: whoever frees or takes something in a chunk that is in use may
 //!   put it there, and who gives chunks back takes them away from all parts, under the lock of the page heap;
-//! * only the owner touches any of this, but for those places and the mailbox; of an orphan, whoever holds the lock of the page heap; and
-//!   while the owner has no turn (`turn`), a visitor touches what the fast paths do not: slabs, their lists, the stash.
-//!   Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
+//! * only the owner touches any of this, but for those places and the mailbox; of an orphan, whoever holds the lock of the
+//!   page heap; and while the owner has no turn (`turn`), a visitor touches what the fast paths do not: slabs, their lists,
+//!   the stash. Others look at bins, slots and bits, for `stats` and the like: that may be stale and no more (`shown`).
 
 mod bin;
 mod crossing;
@@ -98,8 +98,8 @@ pub(crate) trait Runs {
     /// Whether anything is kept at hand at all.
     const AT_HAND: bool;
     /// Whether this is for the thread whose part it is. One who looks after another's part, or an orphan, touches nothing
-    /// that the owner's fast paths do, but for the chunks that are near, and sends on what is not the part's as it is: parcels would have to go home too, in
-    /// others, for ever.
+    /// that the owner's fast paths do, but for the chunks that are near, and sends on what is not the part's as it is:
+    /// parcels would have to go home too, in others, for ever.
     const OWNS: bool;
     /// A slab for a class: one that was abandoned, already the caller's, or a new run.
     fn slab(&mut self, class: usize, local: NonNull<Local>) -> Option<NewSlab>;
