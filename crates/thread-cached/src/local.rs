@@ -491,8 +491,9 @@ impl Local {
         }
     }
 
-    /// As [`find`](Self::find), for an address in no chunk that is near: if it is in a slab, its chunk is from now on. Not if it
-    /// is in a large block: that two threads free one at once is borne, and then it may have been given back.
+    /// As [`find`](Self::find), for an address in no chunk that is near: if it is in a slab of several objects, its chunk is
+    /// from now on. Not if it is in a block of whole pages: that two threads free one at once is borne, and then it may have
+    /// been given back.
     ///
     /// # Safety
     ///
@@ -502,7 +503,8 @@ impl Local {
         // SAFETY: the caller promises the part, whose table is one. The slab has an object that was not given back.
         unsafe {
             let (chunk, page) = Table::find((*local.as_ptr()).table, addr)?;
-            if slab_class(Chunk::entry(chunk, page).load(Relaxed)).is_some() {
+            let class = slab_class(Chunk::entry(chunk, page).load(Relaxed));
+            if class.is_some_and(|class| class < SHARING) {
                 Self::come_near(local, chunk.cast());
             }
             Some((chunk, page))
