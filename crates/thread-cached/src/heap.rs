@@ -701,6 +701,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         }
         // SAFETY: the caller promises its own part, and the run is just given.
         unsafe {
+            Local::count_drawn(local, pages * PAGE);
             central.share_with(local);
             let run = central.pages.take(pages, align)?;
             Chunk::entry(run.chunk.cast(), run.page).store(LARGE, Release);
@@ -927,12 +928,12 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
         self.owners as usize - self.orphans
     }
 
-    /// Lets a part keep its share of what the heap has, and tell how many objects it took.
+    /// Lets a part keep its share of what the heap has, and tell what it took.
     unsafe fn share_with(&mut self, local: NonNull<Local>) {
         // SAFETY: the caller promises its own part.
         unsafe {
             Local::share_in(local, self.pages.used(), self.threads());
-            self.pages.note_objects(Local::taken(local));
+            self.pages.note_progress(Local::taken(local));
         }
     }
 

@@ -56,10 +56,11 @@
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
-//! present far from where they begin. A heap of more than 4 MiB, about, asks for one at a time, by what the last 2 MiB serve,
-//! while it keeps its pace: while it took no more objects for each of these two than for each MiB before, or a third more
-//! (up to 2.3 times as many, the larger it is). At 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for
-//! 32 MiB at a time, by what the last ones serve. So does a block from 1.8 MiB to 1 GiB (32 MiB, if it is to be zero), if
+//! present far from where they begin. A heap that reaches 2 MiB of its chunk, of which it uses 1.7 or so, asks for one if
+//! two thirds of what it drew from slabs and as longer blocks for the last MiB stayed: it is being built up. From 4 MiB on it
+//! asks for one at a time, by what the last 2 MiB serve, while it keeps its pace: while it took no more objects for each of
+//! these two than for each MiB before, or a third more (up to 2.3 times as many, the larger it is). At 16 MiB it asks for as
+//! many as it may need up to 32 MiB, and from then on for 32 MiB at a time, by what the last ones serve. So does a block from 1.8 MiB to 1 GiB (32 MiB, if it is to be zero), if
 //! the last such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a
 //! huge page that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is
 //! touched. Where a part of one is discarded, in a chunk, it asks for none any more until all of it was, or all is in use
@@ -157,8 +158,8 @@ pub trait Design: 'static {
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter
-    /// of it on, it has them for each whole 2 MiB by which it grows at its pace. Where time counts more than memory, 1 MiB
-    /// makes heaps of a few MiB a tenth faster; `usize::MAX` is for never, and for pages that become present one by one.
+    /// of it on, it has them for each whole 2 MiB by which it grows at its pace; and from an eighth on the first, if it keeps
+    /// most of what it takes. Where time counts more than memory, 1 MiB makes heaps of a few MiB faster; `usize::MAX` is for never, and for pages that become present one by one.
     /// More than 32 MiB are as 32 MiB.
     const HUGE_FROM: usize = 16 << 20;
 }

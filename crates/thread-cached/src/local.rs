@@ -52,7 +52,7 @@ use crate::classes::{
     SLOTS, TABLE, class_looked_up,
 };
 use crate::mailbox::Mailbox;
-use crate::pages::{DECAY, Run};
+use crate::pages::{DECAY, Run, Taken};
 use crate::shown::Shown;
 use crate::turn::Turn;
 
@@ -173,8 +173,8 @@ pub(crate) struct Local {
     pub(crate) asleep: AtomicBool,
     /// How often pages decayed while it was an orphan, up to when it rests; under the same lock.
     rested: u8,
-    /// How many objects were taken that the page heap does not know of, when time was last looked at.
-    taken: u32,
+    /// What was taken that the page heap does not know of.
+    taken: Taken,
     /// When time is next worth looking at, in milliseconds.
     next_time: u64,
     outgoing: Outgoing,
@@ -225,7 +225,7 @@ impl Local {
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
             (&raw mut (*local).next_time).write(0);
             (&raw mut (*local).ticks).write(TICKS);
-            (&raw mut (*local).taken).write(0);
+            (&raw mut (*local).taken).write(Taken::default());
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).beyond).write(0);
             (&raw mut (*local).next_bin).write(0);
@@ -797,12 +797,22 @@ impl Local {
         unsafe { (*local.as_ptr()).ticks -= TICKS_OF_A_RUN };
     }
 
-    /// How many objects were taken since this was asked before, about.
+    /// So many bytes are drawn from slabs, or as a run.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
-    pub(crate) unsafe fn taken(local: NonNull<Self>) -> u32 {
+    pub(crate) unsafe fn count_drawn(local: NonNull<Self>, bytes: usize) {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).taken.drawn += bytes };
+    }
+
+    /// What was taken since this was asked before.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn taken(local: NonNull<Self>) -> Taken {
         // SAFETY: the caller promises its own part.
         unsafe { mem::take(&mut (*local.as_ptr()).taken) }
     }
@@ -846,8 +856,7 @@ impl Local {
                 return false;
             }
             (*local.as_ptr()).ticks = TICKS;
-            let taken = (*local.as_ptr()).taken.saturating_add(TICKS as u32);
-            (*local.as_ptr()).taken = taken;
+            (*local.as_ptr()).taken.objects += TICKS as usize;
             if Self::has_mail(local) {
                 Self::receive(local, runs);
             }
@@ -916,6 +925,7 @@ impl Local {
             }
             let bits = Desc::bits(slab);
             let size = TABLE[class].size as usize;
+            Self::count_drawn(local, usize::from(count) * size);
             // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
             let filled = now.with(count);
             let mut slot = Self::slot(local, filled.top());

@@ -29,6 +29,7 @@ use heapwright_core::{
 };
 
 use self::growth::Growth;
+pub(crate) use self::growth::Taken;
 pub(crate) use self::mapped::{BEFORE_BLOCK, LEAST_MAPPED, Mapping};
 use self::mapped::{Mappings, Spares};
 use crate::chunk::{
@@ -280,9 +281,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// So many objects were taken since this was said before.
-    pub(crate) fn note_objects(&mut self, count: u32) {
-        self.growth.note_objects(count);
+    /// So much was taken since this was said before, by one of the threads.
+    pub(crate) fn note_progress(&mut self, taken: Taken) {
+        self.growth.note_progress(taken);
     }
 
     /// There are several threads from now on.

@@ -9,6 +9,8 @@
 //!   before: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
 //!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow. The smaller
 //!   the heap, the more a huge page is to it, and the less it may have slowed down;
+//! * from an eighth on, when too little was seen for a pace, one where the heap keeps most of what is taken: what is being
+//!   built up goes on, and where objects come and go, so that little of them stays, there is enough soon;
 //! * below, some small pages at a time, as long as there is one thread.
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor while they are
@@ -46,12 +48,23 @@ const MUCH_AT_ONCE: usize = HUGE_PAGES / 16;
 const PACE_FROM: usize = 4;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
+/// The part from which on a heap has one that keeps most of what it takes.
+const KEEPS_FROM: usize = 8;
 /// At so many marks a heap may take twice as many objects for each as before, and keeps its pace; at fewer, less in
 /// proportion.
 const MARKS_TO_DOUBLE: u64 = 12;
 
 /// As many objects at least are taken for each mark, as it were: so few tell nothing.
 const OBJECTS_A_MARK: u64 = 128;
+
+/// What was taken of a heap.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// How many objects, about.
+    pub(crate) objects: usize,
+    /// Bytes that came out of slabs and runs of pages: not what was freed a short time ago and taken again at once.
+    pub(crate) drawn: usize,
+}
 
 /// How far the first chunk had filled up, and when.
 #[derive(Clone, Copy)]
@@ -60,6 +73,8 @@ struct Mark {
     place: u64,
     /// In objects.
     time: u64,
+    /// In bytes.
+    drawn: u64,
 }
 
 /// What decides how pages become present.
@@ -78,8 +93,9 @@ pub(super) struct Growth {
     by_steps: bool,
     /// What huge pages cost lately.
     pub(super) price: Price,
-    /// How many objects were taken so far.
+    /// What was taken so far: objects, and bytes that were drawn.
     objects: u64,
+    drawn: u64,
     /// The first mark, and the last two, the earlier one first.
     marks: Option<[Mark; 3]>,
 }
@@ -93,6 +109,7 @@ impl Growth {
             by_steps: true,
             price: Price::NEW,
             objects: 0,
+            drawn: 0,
             marks: None,
         }
     }
@@ -118,24 +135,37 @@ impl Growth {
         self.by_steps = false;
     }
 
-    /// So many objects were taken since this was said before.
-    pub(super) fn note_objects(&mut self, count: u32) {
-        self.objects += u64::from(count);
+    /// So much was taken since this was said before.
+    pub(super) fn note_progress(&mut self, taken: Taken) {
+        self.objects += taken.objects as u64;
+        self.drawn += taken.drawn as u64;
     }
 
-    /// A place is reached: whether the heap grew no more slowly since the mark before last than from the first one to
-    /// that, but for what chance may have taken.
-    fn keeps_pace(&mut self, place: usize) -> bool {
+    /// A place is reached: whether the heap is likely to grow on, as far as that can be told: at once, or by its pace.
+    fn grows_on(&mut self, place: usize, at_once: bool) -> bool {
         let place = (place / MARK) as u64;
-        let now = Mark { place, time: self.objects + place * OBJECTS_A_MARK };
-        let [first, earlier, last] = self.marks.unwrap_or([now; 3]);
+        let time = self.objects + place * OBJECTS_A_MARK;
+        let now = Mark { place, time, drawn: self.drawn };
+        let marks @ [first, _, last] = self.marks.unwrap_or([now; 3]);
         self.marks = Some([first, last, now]);
+        if at_once { Self::keeps_most(last, now) } else { Self::keeps_pace(marks, now) }
+    }
+
+    /// Whether two thirds of what was drawn since the last mark stayed.
+    fn keeps_most(last: Mark, now: Mark) -> bool {
+        let stayed = (now.place - last.place) * MARK as u64;
+        stayed > 0 && (now.drawn - last.drawn) * 2 <= stayed * 3
+    }
+
+    /// Whether the heap grew no more slowly since the mark before last than from the first one to that, but for what chance
+    /// may have taken.
+    fn keeps_pace([first, earlier, _]: [Mark; 3], now: Mark) -> bool {
         let between = |then: Mark, now: Mark| (now.time - then.time, now.place - then.place);
         let (time, marks) = between(earlier, now);
         let (time_before, marks_before) = between(first, earlier);
         marks_before > 0
             && MARKS_TO_DOUBLE * time * marks_before
-                <= (MARKS_TO_DOUBLE + place) * time_before * marks
+                <= (MARKS_TO_DOUBLE + now.place) * time_before * marks
     }
 }
 
@@ -331,17 +361,19 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let region = run.chunk.as_ref().region;
             let end = run.region().end();
             // From the chunk's start, which is where huge pages are counted from.
-            let paced_from = self.growth.huge_from / PACE_FROM;
+            let huge_from = self.growth.huge_from;
             let paced_end = self.growth.paced_end;
             let part = |from: usize, to: usize| Region {
                 start: region.start.add(from - region.addr()),
                 size: to - from,
                 zeroed: false,
             };
-            let from = self.growth.next_look.max(region.addr().saturating_add(paced_from));
+            let least = region.addr().saturating_add(huge_from / KEEPS_FROM);
+            let from = self.growth.next_look.max(least);
             let whole = from.saturating_add(HUGE - 1) / HUGE * HUGE..end.min(paced_end);
-            let keeps_pace = self.growth.keeps_pace(end - 1 - region.addr());
-            if keeps_pace && !whole.is_empty() {
+            let at_once = whole.start.saturating_sub(region.addr()) < huge_from / PACE_FROM;
+            let grows_on = self.growth.grows_on(end - 1 - region.addr(), at_once);
+            if grows_on && !whole.is_empty() {
                 let page = (whole.start - region.addr()) / PAGE;
                 let last = page.saturating_sub(HUGE_PAGES)..page;
                 let taken = if run.pages > MUCH_AT_ONCE { run.pages } else { 0 };
@@ -516,14 +548,30 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 mod tests {
     use super::*;
 
-    /// Whether a heap keeps its pace at the last of some marks, each of which took so many objects more.
-    fn keeps_pace(objects: &[u32]) -> bool {
+    /// Whether a heap is likely to grow on at the last of some marks, for each of which so much more was taken.
+    fn grows_on(taken: impl IntoIterator<Item = Taken>, at_once: bool) -> bool {
         let mut growth = Growth::new(usize::MAX);
-        let looks = objects.iter().enumerate().map(|(mark, &count)| {
-            growth.note_objects(count);
-            growth.keeps_pace((mark + 1) * MARK)
+        let looks = taken.into_iter().enumerate().map(|(mark, taken)| {
+            growth.note_progress(taken);
+            growth.grows_on((mark + 1) * MARK, at_once)
         });
         looks.last().unwrap_or(false)
+    }
+
+    fn keeps_pace(objects: &[usize]) -> bool {
+        grows_on(objects.iter().map(|&objects| Taken { objects, drawn: 0 }), false)
+    }
+
+    #[test]
+    fn a_heap_keeps_most_if_two_thirds_of_what_is_drawn_from_one_mark_to_the_next_stay() {
+        let keeps_most = |first: usize, second: usize| {
+            let taken = [first, second].map(|drawn| Taken { objects: 1_000_000, drawn });
+            grows_on(taken, true)
+        };
+        assert!(keeps_most(0, MARK));
+        assert!(keeps_most(10 * MARK, MARK * 3 / 2), "whatever was before");
+        assert!(!keeps_most(0, MARK * 3 / 2 + 1));
+        assert!(!grows_on([Taken::default()], true), "seen too little");
     }
 
     #[test]
@@ -547,9 +595,9 @@ mod tests {
         }
         // A long run passes several marks at once.
         let mut growth = Growth::new(usize::MAX);
-        assert!(![3, 8, 9].map(|mark| growth.keeps_pace(mark * MARK)).contains(&true));
+        assert!(![3, 8, 9].map(|mark| growth.grows_on(mark * MARK, false)).contains(&true));
         assert!(
-            growth.keeps_pace(11 * MARK),
+            growth.grows_on(11 * MARK, false),
             "of few objects each takes the least that is counted"
         );
     }
