@@ -80,7 +80,8 @@
 //! `usize::MAX`.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
-//! allocated 128. Where something waits there already, it stays and serves the thread that freed it, as far as that has
+//! allocated 128. Objects above 4 KiB stay as far as it has room at hand: what they hold is in its processor's caches. Of
+//! smaller ones, where something waits there already, it stays and serves the thread that freed it, as far as that has
 //! room at hand: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
 //! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million
 //! objects if the owner looked for none since the time before, and [`trim`](heapwright_core::Strategy::trim) all there

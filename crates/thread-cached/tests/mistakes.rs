@@ -167,18 +167,20 @@ fn what_comes_home_side_by_side_or_scattered_finds_its_slab() {
 #[test]
 fn an_object_freed_twice_in_a_row_elsewhere_is_found_at_once() {
     let heap: ThreadCached = ThreadCached::new();
-    let sent = Sent(heap.allocate(layout(64)).unwrap());
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let Sent(block) = { sent };
-            // SAFETY: in use; the second free is refused.
-            unsafe {
-                assert_eq!(heap.deallocate(block), Ok(()));
-                let double = HeapError::DoubleFree(block.addr().get());
-                assert_eq!(heap.deallocate(block), Err(double));
-            }
+    for size in [64, 8 << 10, 32 << 10] {
+        let sent = Sent(heap.allocate(layout(size)).unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let Sent(block) = { sent };
+                // SAFETY: in use; the second free is refused.
+                unsafe {
+                    assert_eq!(heap.deallocate(block), Ok(()));
+                    let double = HeapError::DoubleFree(block.addr().get());
+                    assert_eq!(heap.deallocate(block), Err(double));
+                }
+            });
         });
-    });
+    }
 }
 
 /// A backend that keeps what it gave, and gives nothing but zeros.

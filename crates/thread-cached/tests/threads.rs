@@ -135,6 +135,25 @@ fn a_thread_that_does_little_takes_in_what_others_free_for_it() {
 }
 
 #[test]
+fn a_larger_object_serves_who_freed_it_and_a_small_one_its_owner() {
+    let heap = ThreadCached::new();
+    for (size, stays) in [(8 << 10, true), (32 << 10, true), (1 << 10, false)] {
+        let layout = Layout::from_size_align(size, 8).unwrap();
+        let of_another = Block::with(&heap, layout, 1);
+        let was = of_another.0.addr();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                of_another.free(&heap);
+                let next = Block::with(&heap, layout, 2);
+                assert_eq!(next.0.addr() == was, stays, "{size} bytes");
+                next.free(&heap);
+            });
+        });
+        heap.check().unwrap();
+    }
+}
+
+#[test]
 fn a_thread_may_use_more_heaps_than_it_remembers_and_they_may_go_in_any_order() {
     const HEAPS: usize = 20;
     let heaps: Vec<_> = (0..HEAPS).map(|_| Arc::new(ThreadCached::new())).collect();

@@ -1,7 +1,7 @@
 //! Objects that cross: what this thread frees of others' slabs, and what others freed of its own.
 //!
 //! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner; or they
-//! stay, if the owner has not taken what was sent before, and serve here. What comes home goes into its bin as if it had
+//! stay and serve here: the larger ones, and those whose owner has not taken what was sent before. What comes home goes into its bin as if it had
 //! been freed here, or back to its slab; what has another owner by now is sent on.
 
 use core::cell::Cell;
@@ -16,7 +16,7 @@ use heapwright_core::HeapError;
 
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
-use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SHARING, SMALL_PARCELS, TABLE};
+use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SHARING, SMALL_PARCELS, TABLE, size_of_class};
 use crate::mailbox::{FEW_OBJECTS, PARCEL, Parcel};
 use crate::shown::Shown;
 
@@ -34,6 +34,17 @@ pub(super) struct Outgoing {
 
 /// Objects go home when so many bytes of them are together.
 pub(super) const OUTGOING_BYTES: usize = 64 << 10;
+
+/// The first of the classes whose objects stay with who freed them, as far as a bin has room. What a larger object holds is in
+/// the caches of who used it last, and costs more to fetch from there than all else about it: it serves best where it is.
+/// Larger than half a page, it shares few lines of caches, and no page, with what its owner has.
+const STAYING: usize = {
+    let mut class = 0;
+    while size_of_class(class) <= PAGE / 2 {
+        class += 1;
+    }
+    class
+};
 
 /// No index of an object on its way.
 const NONE: u8 = PARCEL as u8;
@@ -139,7 +150,19 @@ impl Local {
                 return false;
             }
             let outgoing = &(*local.as_ptr()).outgoing;
-            if !outgoing.has_room() || outgoing.ends_with(block) {
+            if outgoing.ends_with(block) {
+                return false;
+            }
+            let class = (entry & KIND) as usize;
+            if class >= STAYING {
+                if Self::push(local, class, block) {
+                    return true;
+                }
+                if Self::freed_last(local, class) == block.as_ptr() {
+                    return false;
+                }
+            }
+            if !outgoing.has_room() {
                 return false;
             }
             outgoing.add(block, entry);
@@ -147,11 +170,12 @@ impl Local {
         true
     }
 
-    /// Puts an object of another thread's slab with those that go home. If these go then, some of them may stay, if so asked.
+    /// Puts an object of another thread's slab with those that go home. If so asked, it stays if it is a larger one, and some
+    /// of those that go then may: unless it comes from a bin.
     ///
     /// # Errors
     ///
-    /// The same object was put there just before, or it is of no slab any more.
+    /// The same object was put there just before, or stayed; or it is of no slab any more.
     ///
     /// # Safety
     ///
@@ -171,8 +195,14 @@ impl Local {
                 return Self::post(runs.table(), object).ok_or(HeapError::InvalidFree(addr));
             }
             let outgoing = &(*local.as_ptr()).outgoing;
-            if outgoing.ends_with(object) {
+            let class = (entry & KIND) as usize;
+            let twice = outgoing.ends_with(object)
+                || keeps && Self::freed_last(local, class) == object.as_ptr();
+            if twice {
                 return Err(HeapError::DoubleFree(addr));
+            }
+            if keeps && class >= STAYING && Self::push(local, class, object) {
+                return Ok(());
             }
             outgoing.add(object, entry);
             if !outgoing.has_room() {
