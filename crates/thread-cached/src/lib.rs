@@ -56,15 +56,16 @@
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
-//! present far from where they begin. A heap that reaches 2 MiB of its chunk, of which it uses 1.7 or so, asks for one if
-//! two thirds of what it drew from slabs and as longer blocks for the last MiB stayed: it is being built up. From 4 MiB on it
-//! asks for one at a time, by what the last 2 MiB serve, while it keeps its pace: while it took no more objects for each of
-//! these two than for each MiB before, or a third more (up to 2.3 times as many, the larger it is). At 16 MiB it asks for as
-//! many as it may need up to 32 MiB, and from then on for 32 MiB at a time, by what the last ones serve. So does a block from 1.8 MiB to 1 GiB (32 MiB, if it is to be zero), if
-//! the last such block was filled and not much shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a
-//! huge page that nothing has used yet, until there is a trim, and where it guesses wrongly, 2 MiB for each place that is
-//! touched. Where a part of one is discarded, in a chunk, it asks for none any more until all of it was, or all is in use
-//! again: otherwise the kernel would make all of it present by and by (`khugepaged`).
+//! present far from where they begin. A heap that reaches 2 MiB of its chunk, of which it uses 1.5 or so, asks for one if
+//! two thirds of what it drew from slabs and as longer blocks, while it grew by the last MiB, stayed: it is being built up.
+//! From 4 MiB on it asks for one at a time, by what the last 2 MiB serve, while it keeps its pace: while it took no more
+//! objects for each of these two than for each MiB before, or a third more (up to 2.3 times as many, the larger it is). At
+//! 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for 32 MiB at a time, by what the last ones
+//! serve. So does a block from 1.8 MiB to 1 GiB (32 MiB, if it is to be zero), if the last such block was filled and not much
+//! shorter, or if it grows and is. A heap that does so holds up to 2 MiB of a huge page that nothing has used yet, until
+//! there is a trim, and where it guesses wrongly, 2 MiB for each place that is touched. Where a part of one is discarded,
+//! in a chunk, it asks for none any more until all of it was, or all is in use again: otherwise the kernel would make all
+//! of it present by and by (`khugepaged`).
 //!
 //! A huge page should cost less than its small ones, a fraction of a millisecond. It does not where the kernel must move
 //! what is in its way first, or where a hypervisor took the memory back while it was free. So they are timed as they begin
@@ -80,9 +81,9 @@
 //! `usize::MAX`.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
-//! allocated 128. Objects above 4 KiB stay as far as it has room at hand: what they hold is in its processor's caches. Of
-//! smaller ones, where something waits there already, it stays and serves the thread that freed it, as far as that has
-//! room at hand: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
+//! allocated 128. An object above 4 KiB stays and serves the thread that freed it, if that takes such ones and as far as it
+//! has room at hand: what the object holds is in its processor's caches. So does a smaller one where something waits at
+//! home already: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
 //! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million
 //! objects if the owner looked for none since the time before, and [`trim`](heapwright_core::Strategy::trim) all there
 //! are; what the sleeper keeps at hand stays there. That needs `membarrier(2)`, of which the first call of a process takes
@@ -159,9 +160,9 @@ pub trait Design: 'static {
     const KEPT: usize = 16 << 10;
     /// From how many bytes on the heap grows by huge pages, where the kernel has any and memory is used as a whole: a heap
     /// that large holds up to 2 MiB more by that, an eighth of these 16 MiB, and grows several times faster. From a quarter
-    /// of it on, it has them for each whole 2 MiB by which it grows at its pace; and from an eighth on the first, if it keeps
-    /// most of what it takes. Where time counts more than memory, 1 MiB makes heaps of a few MiB faster; `usize::MAX` is for never, and for pages that become present one by one.
-    /// More than 32 MiB are as 32 MiB.
+    /// of it on, it has them for each whole 2 MiB by which it grows at its pace; from an eighth on, if it keeps most of what
+    /// it takes. Where time counts more than memory, 1 MiB makes heaps of a few MiB faster; `usize::MAX` is for never, and
+    /// for pages that become present one by one. More than 32 MiB are as 32 MiB.
     const HUGE_FROM: usize = 16 << 20;
 }
 

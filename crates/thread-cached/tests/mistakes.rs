@@ -167,11 +167,14 @@ fn what_comes_home_side_by_side_or_scattered_finds_its_slab() {
 #[test]
 fn an_object_freed_twice_in_a_row_elsewhere_is_found_at_once() {
     let heap: ThreadCached = ThreadCached::new();
-    for size in [64, 8 << 10, 32 << 10] {
+    for (size, has_own) in [(64, false), (64, true), (32 << 10, false), (32 << 10, true)] {
         let sent = Sent(heap.allocate(layout(size)).unwrap());
         thread::scope(|scope| {
             scope.spawn(|| {
                 let Sent(block) = { sent };
+                if has_own {
+                    heap.allocate(layout(size)).unwrap();
+                }
                 // SAFETY: in use; the second free is refused.
                 unsafe {
                     assert_eq!(heap.deallocate(block), Ok(()));

@@ -135,22 +135,34 @@ fn a_thread_that_does_little_takes_in_what_others_free_for_it() {
 }
 
 #[test]
-fn a_larger_object_serves_who_freed_it_and_a_small_one_its_owner() {
-    let heap = ThreadCached::new();
-    for (size, stays) in [(8 << 10, true), (32 << 10, true), (1 << 10, false)] {
+fn a_larger_object_serves_who_frees_it_and_takes_such_and_a_small_one_does_not() {
+    /// Whether what a thread freed of another's serves it next; which has some of its own and uses others' now and then.
+    fn serves(heap: &ThreadCached, size: usize, has_own: bool) -> bool {
         let layout = Layout::from_size_align(size, 8).unwrap();
-        let of_another = Block::with(&heap, layout, 1);
+        let of_another = Block::with(heap, layout, 1);
         let was = of_another.0.addr();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                of_another.free(&heap);
-                let next = Block::with(&heap, layout, 2);
-                assert_eq!(next.0.addr() == was, stays, "{size} bytes");
-                next.free(&heap);
+        let serves = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let own = has_own.then(|| Block::with(heap, layout, 2));
+                of_another.free(heap);
+                let next = Block::with(heap, layout, 3);
+                let serves = next.0.addr() == was;
+                [Some(next), own].into_iter().flatten().for_each(|block| block.free(heap));
+                serves
             });
+            thread.join().unwrap()
         });
         heap.check().unwrap();
+        serves
     }
+    for size in [8 << 10, 32 << 10] {
+        assert!(serves(&ThreadCached::new(), size, true), "{size} bytes");
+        assert!(
+            !serves(&ThreadCached::new(), size, false),
+            "{size} bytes, the first of the thread"
+        );
+    }
+    assert!(!serves(&ThreadCached::new(), 1 << 10, true), "a small one");
 }
 
 #[test]

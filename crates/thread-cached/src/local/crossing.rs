@@ -1,8 +1,8 @@
 //! Objects that cross: what this thread frees of others' slabs, and what others freed of its own.
 //!
 //! They gather beside the entries of their pages, which say whose they are, and go in parcels, one for each owner; or they
-//! stay and serve here: the larger ones, and those whose owner has not taken what was sent before. What comes home goes into its bin as if it had
-//! been freed here, or back to its slab; what has another owner by now is sent on.
+//! stay and serve here: the larger ones, and those whose owner has not taken what was sent before. What comes home goes
+//! into its bin as if it had been freed here, or back to its slab; what has another owner by now is sent on.
 
 use core::cell::Cell;
 use core::mem;
@@ -37,7 +37,7 @@ pub(super) const OUTGOING_BYTES: usize = 64 << 10;
 
 /// The first of the classes whose objects stay with who freed them, as far as a bin has room. What a larger object holds is in
 /// the caches of who used it last, and costs more to fetch from there than all else about it: it serves best where it is.
-/// Larger than half a page, it shares few lines of caches, and no page, with what its owner has.
+/// It shares no line of a cache with its neighbours.
 const STAYING: usize = {
     let mut class = 0;
     while size_of_class(class) <= PAGE / 2 {
@@ -154,7 +154,7 @@ impl Local {
                 return false;
             }
             let class = (entry & KIND) as usize;
-            if class >= STAYING {
+            if Self::stays(local, class) {
                 if Self::push(local, class, block) {
                     return true;
                 }
@@ -196,12 +196,13 @@ impl Local {
             }
             let outgoing = &(*local.as_ptr()).outgoing;
             let class = (entry & KIND) as usize;
-            let twice = outgoing.ends_with(object)
-                || keeps && Self::freed_last(local, class) == object.as_ptr();
-            if twice {
+            let stays = keeps && Self::stays(local, class);
+            if outgoing.ends_with(object)
+                || stays && Self::freed_last(local, class) == object.as_ptr()
+            {
                 return Err(HeapError::DoubleFree(addr));
             }
-            if keeps && class >= STAYING && Self::push(local, class, object) {
+            if stays && Self::push(local, class, object) {
                 return Ok(());
             }
             outgoing.add(object, entry);
@@ -212,6 +213,19 @@ impl Local {
             }
             Ok(())
         }
+    }
+
+    /// Whether objects of a class stay, if there is room: larger ones, of which this thread had some before. Who never takes
+    /// any has no use for them, and does not look at their bin by and by.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    unsafe fn stays(local: NonNull<Self>, class: usize) -> bool {
+        // SAFETY: the caller promises its own part.
+        (STAYING..SHARING).contains(&class)
+            && unsafe { (*local.as_ptr()).ever_filled & (1 << class) != 0 }
     }
 
     /// Sends home what has gathered; some of it may stay, if so asked.

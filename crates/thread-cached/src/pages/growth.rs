@@ -9,8 +9,8 @@
 //!   before: who keeps its pace is likely to go on. Most programs grow fast while they begin, and by little and little later.
 //!   Pace is bytes for objects taken, so a program finds the same in each run, and to wait is not to be slow. The smaller
 //!   the heap, the more a huge page is to it, and the less it may have slowed down;
-//! * from an eighth on, when too little was seen for a pace, one where the heap keeps most of what is taken: what is being
-//!   built up goes on, and where objects come and go, so that little of them stays, there is enough soon;
+//! * before that, from an eighth on, when too little was seen for a pace, where the heap keeps most of what is taken: what is
+//!   being built up goes on, and where objects come and go, so that little of them stays, there is enough soon;
 //! * below, some small pages at a time, as long as there is one thread.
 //!
 //! None are huge where memory is used in places only: see [`is_dense`](Pages::is_dense). Nor while they are
@@ -46,10 +46,10 @@ const SHORT: usize = STEP / 2;
 const MUCH_AT_ONCE: usize = HUGE_PAGES / 16;
 /// The part of [`Design::HUGE_FROM`](crate::Design::HUGE_FROM) from which on the pace decides.
 const PACE_FROM: usize = 4;
+/// That from which on it does whether the heap keeps most of what it takes.
+const KEEPS_FROM: usize = 8;
 /// Growth is looked at every so many bytes.
 const MARK: usize = 1 << 20;
-/// The part from which on a heap has one that keeps most of what it takes.
-const KEEPS_FROM: usize = 8;
 /// At so many marks a heap may take twice as many objects for each as before, and keeps its pace; at fewer, less in
 /// proportion.
 const MARKS_TO_DOUBLE: u64 = 12;
@@ -57,7 +57,7 @@ const MARKS_TO_DOUBLE: u64 = 12;
 /// As many objects at least are taken for each mark, as it were: so few tell nothing.
 const OBJECTS_A_MARK: u64 = 128;
 
-/// What was taken of a heap.
+/// What was taken of a heap, as far as its threads told: each does when it takes pages.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Taken {
     /// How many objects, about.
@@ -75,6 +75,8 @@ struct Mark {
     time: u64,
     /// In bytes.
     drawn: u64,
+    /// How many pages of the chunk were in use.
+    used: u32,
 }
 
 /// What decides how pages become present.
@@ -102,8 +104,11 @@ pub(super) struct Growth {
 
 impl Growth {
     pub(super) const fn new(huge_from: usize) -> Self {
+        /// The length of a chunk, of which only the first is looked at as it fills up.
+        const MOST: usize = HUGE_PARTS * HUGE;
+        let with_any = huge_from > MOST && huge_from < usize::MAX;
         Self {
-            huge_from,
+            huge_from: if with_any { MOST } else { huge_from },
             next_look: usize::MAX,
             paced_end: 0,
             by_steps: true,
@@ -141,20 +146,21 @@ impl Growth {
         self.drawn += taken.drawn as u64;
     }
 
-    /// A place is reached: whether the heap is likely to grow on, as far as that can be told: at once, or by its pace.
-    fn grows_on(&mut self, place: usize, at_once: bool) -> bool {
+    /// A place is reached, with so many pages in use: whether the heap is likely to grow on; early, when there is no pace, or
+    /// by that.
+    fn grows_on(&mut self, place: usize, used: u32, early: bool) -> bool {
         let place = (place / MARK) as u64;
         let time = self.objects + place * OBJECTS_A_MARK;
-        let now = Mark { place, time, drawn: self.drawn };
+        let now = Mark { place, time, drawn: self.drawn, used };
         let marks @ [first, _, last] = self.marks.unwrap_or([now; 3]);
         self.marks = Some([first, last, now]);
-        if at_once { Self::keeps_most(last, now) } else { Self::keeps_pace(marks, now) }
+        if early { Self::keeps_most(last, now) } else { Self::keeps_pace(marks, now) }
     }
 
-    /// Whether two thirds of what was drawn since the last mark stayed.
+    /// Whether two thirds of what was drawn since the last mark stayed, and that was enough to tell.
     fn keeps_most(last: Mark, now: Mark) -> bool {
-        let stayed = (now.place - last.place) * MARK as u64;
-        stayed > 0 && (now.drawn - last.drawn) * 2 <= stayed * 3
+        let stayed = u64::from(now.used.saturating_sub(last.used)) * PAGE as u64;
+        stayed >= MARK as u64 / 2 && (now.drawn - last.drawn) * 2 <= stayed * 3
     }
 
     /// Whether the heap grew no more slowly since the mark before last than from the first one to that, but for what chance
@@ -371,8 +377,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let least = region.addr().saturating_add(huge_from / KEEPS_FROM);
             let from = self.growth.next_look.max(least);
             let whole = from.saturating_add(HUGE - 1) / HUGE * HUGE..end.min(paced_end);
-            let at_once = whole.start.saturating_sub(region.addr()) < huge_from / PACE_FROM;
-            let grows_on = self.growth.grows_on(end - 1 - region.addr(), at_once);
+            let early = whole.start.saturating_sub(region.addr()) < huge_from / PACE_FROM;
+            let used = run.chunk.as_ref().used;
+            let grows_on = self.growth.grows_on(end - 1 - region.addr(), used, early);
             if grows_on && !whole.is_empty() {
                 let page = (whole.start - region.addr()) / PAGE;
                 let last = page.saturating_sub(HUGE_PAGES)..page;
@@ -489,7 +496,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     (_, Some(class)) => TABLE[class].size as usize,
                     _ => return,
                 };
-                if length <= PAGE {
+                if length <= PAGE && entry != LARGE {
                     let slab = run.desc();
                     match (Desc::is_taken(slab), Desc::was_exhausted(slab)) {
                         (true, _) => dense += run.pages,
@@ -548,30 +555,34 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 mod tests {
     use super::*;
 
-    /// Whether a heap is likely to grow on at the last of some marks, for each of which so much more was taken.
-    fn grows_on(taken: impl IntoIterator<Item = Taken>, at_once: bool) -> bool {
+    /// Whether a heap keeps its pace at the last of some marks, for each of which so many more objects were taken.
+    fn keeps_pace(objects: &[usize]) -> bool {
         let mut growth = Growth::new(usize::MAX);
-        let looks = taken.into_iter().enumerate().map(|(mark, taken)| {
-            growth.note_progress(taken);
-            growth.grows_on((mark + 1) * MARK, at_once)
+        let looks = objects.iter().enumerate().map(|(mark, &objects)| {
+            growth.note_progress(Taken { objects, drawn: 0 });
+            growth.grows_on((mark + 1) * MARK, 0, false)
         });
         looks.last().unwrap_or(false)
     }
 
-    fn keeps_pace(objects: &[usize]) -> bool {
-        grows_on(objects.iter().map(|&objects| Taken { objects, drawn: 0 }), false)
-    }
-
     #[test]
     fn a_heap_keeps_most_if_two_thirds_of_what_is_drawn_from_one_mark_to_the_next_stay() {
-        let keeps_most = |first: usize, second: usize| {
-            let taken = [first, second].map(|drawn| Taken { objects: 1_000_000, drawn });
-            grows_on(taken, true)
-        };
-        assert!(keeps_most(0, MARK));
-        assert!(keeps_most(10 * MARK, MARK * 3 / 2), "whatever was before");
-        assert!(!keeps_most(0, MARK * 3 / 2 + 1));
-        assert!(!grows_on([Taken::default()], true), "seen too little");
+        /// For each mark, bytes that are drawn and that are in use.
+        fn keeps_most(marks: &[(usize, usize)]) -> bool {
+            let mut growth = Growth::new(usize::MAX);
+            let looks = marks.iter().enumerate().map(|(mark, &(drawn, used))| {
+                growth.note_progress(Taken { objects: 1_000_000, drawn });
+                growth.grows_on((mark + 1) * MARK, (used / PAGE) as u32, true)
+            });
+            looks.last().unwrap_or(false)
+        }
+        assert!(keeps_most(&[(0, MARK), (MARK, 2 * MARK)]));
+        assert!(keeps_most(&[(10 * MARK, MARK), (MARK * 3 / 2, 2 * MARK)]), "whatever was before");
+        assert!(!keeps_most(&[(0, MARK), (MARK * 3 / 2 + 1, 2 * MARK)]));
+        assert!(!keeps_most(&[(0, MARK), (MARK, MARK * 5 / 3 - PAGE)]));
+        assert!(keeps_most(&[(0, MARK), (0, MARK * 3 / 2)]), "by long runs, which go further");
+        assert!(!keeps_most(&[(0, MARK), (0, MARK * 3 / 2 - PAGE)]), "in places only");
+        assert!(!keeps_most(&[(0, 2 * MARK)]), "seen too little");
     }
 
     #[test]
@@ -595,9 +606,9 @@ mod tests {
         }
         // A long run passes several marks at once.
         let mut growth = Growth::new(usize::MAX);
-        assert!(![3, 8, 9].map(|mark| growth.grows_on(mark * MARK, false)).contains(&true));
+        assert!(![3, 8, 9].map(|mark| growth.grows_on(mark * MARK, 0, false)).contains(&true));
         assert!(
-            growth.grows_on(11 * MARK, false),
+            growth.grows_on(11 * MARK, 0, false),
             "of few objects each takes the least that is counted"
         );
     }
