@@ -121,13 +121,13 @@
 //! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.52 | 1.12 |
 //! | checks | those that cost nothing | all ([`Checked`]) | 1.34 | 1.08 |
 //!
-//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge
-//! pages need few of them, and a heap then holds up to 2 MiB more, which is much of so little: those that are asked for
-//! where a heap is likely to grow on take a tenth off the time for a twentieth more memory, and all others from 2 MiB on
-//! another fifteenth for an eighth ([`Design::HUGE_FROM`] is 1 MiB there). Large heaps have them either way; who wants small ones fast sets
-//! [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page: means of such a run differ
-//! by some 4 per cent from one time to the next. What threads keep at hand is half of the speed and little memory, for
-//! what lies idle there goes back.
+//! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
+//! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: those that are asked for where a
+//! heap is likely to grow on take a tenth off the time for a twentieth more memory, and all others from 2 MiB on another
+//! fifteenth for an eighth ([`Design::HUGE_FROM`] is 1 MiB there). Large heaps have them either way; who wants small ones
+//! fast sets [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page: means of such a run
+//! differ by some 4 per cent from one time to the next. What threads keep at hand is half of the speed and little memory,
+//! for what lies idle there goes back.
 #![no_std]
 
 mod chunk;
