@@ -285,6 +285,12 @@ impl Chunk {
         usize::from(self.clean[part]) == HUGE_PAGES
     }
 
+    /// Whether nothing is in use, nor probably present, but the head.
+    pub(crate) fn is_clean(&self) -> bool {
+        let clean: u32 = self.clean.iter().map(|&pages| u32::from(pages)).sum();
+        clean == self.pages - self.first
+    }
+
     /// Whether the heap offers a huge page for a page.
     pub(crate) fn is_huge(&self, page: usize) -> bool {
         self.huge & (1 << (page * PAGE / HUGE)) != 0

@@ -573,7 +573,12 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     unsafe fn pass_time(&self, local: NonNull<Local>) {
         let now = crate::pages::now();
         // SAFETY: the part is this thread's.
-        unsafe { Local::pass_time(local, now, &mut self.keeper()) };
+        if unsafe { Local::is_due(local, now) } {
+            let idle = self.lock().pages.idle_pages();
+            // SAFETY: as above, and nothing of it is being given back.
+            unsafe { Local::do_with_less(local, &mut self.keeper()) };
+            self.lock().pages.note_idle_beyond(idle);
+        }
         let next = self.next_decay.load(Relaxed);
         let then = now + crate::pages::DECAY;
         if now < next || self.next_decay.compare_exchange(next, then, Relaxed, Relaxed).is_err() {
@@ -582,6 +587,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
         let mut sleepers = false;
         if let Some(mut central) = self.central.try_lock() {
             central.pages.decay();
+            if central.pages.give_back_clean_chunks() {
+                central.stay_near();
+            }
             central.rest_orphans(false);
             // SAFETY: as above.
             unsafe { central.share_with(local) };
@@ -964,10 +972,14 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
     fn trim(&mut self) -> usize {
         self.rest_orphans(true);
         let given = self.pages.trim();
-        // None of the chunks that went is near any part.
+        self.stay_near();
+        given
+    }
+
+    /// Chunks went: none of them is near any part.
+    fn stay_near(&mut self) {
         // SAFETY: it is a part.
         self.each_local(&mut |local| unsafe { Local::stay_near(local) });
-        given
     }
 
     /// Discards what parts of threads that ended some time ago, or of all at once, do not touch until a new thread needs it.

@@ -44,15 +44,16 @@
 //! eighth is more than sixteen pages, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
 //! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1.25 MiB, and three eighths
 //! of what served or *t* × 12 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
-//! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows.
+//! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows. What it kept of a class
+//! for a tenth of a second, and needed no more of, goes when it looks at the time, which it does every 128 allocations.
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use. To these come as many as were needed again, within a tenth of a second or so, when such
 //! were discarded before; an eighth of that is forgotten every tenth. Of what is not needed, half is discarded every tenth
-//! of a second in which anything is done, as whole huge pages, and all after four tenths. A heap that a single thread
-//! fills has small pages made present ahead of need, at a time at most 64 KiB and a sixteenth of it; those that longer
-//! runs leave over wait for shorter ones, or decay. An object of 1 to 32 KiB that is shrunk to no less than half keeps its
-//! size.
+//! of a second in which anything is done, as whole huge pages, and all after four tenths; and chunks go that serve nothing
+//! and of which nothing else is present. A heap that a single thread fills has small pages made present ahead of need, at a
+//! time at most 64 KiB and a sixteenth of it; those that longer runs leave over wait for shorter ones, or decay. An object
+//! of 1 to 32 KiB that is shrunk to no less than half keeps its size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be

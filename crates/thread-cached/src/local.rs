@@ -827,19 +827,33 @@ impl Local {
         unsafe { (*local.as_ptr()).ticks >= TICKS_OF_A_RUN }
     }
 
-    /// Now and then sends home what has gathered, and gives back runs that were not needed since.
+    /// Whether it is time to [do with less](Self::do_with_less); then it will be again some time later.
     ///
     /// # Safety
     ///
     /// The part is this thread's.
-    pub(crate) unsafe fn pass_time<R: Runs>(local: NonNull<Self>, now: u64, runs: &mut R) {
+    pub(crate) unsafe fn is_due(local: NonNull<Self>, now: u64) -> bool {
         // SAFETY: the caller promises its own part.
         unsafe {
-            if now >= (*local.as_ptr()).next_time {
+            let due = now >= (*local.as_ptr()).next_time;
+            if due {
                 (*local.as_ptr()).next_time = now + DECAY;
-                Self::send(local, false, runs);
-                Self::shrink_stash(local, runs);
             }
+            due
+        }
+    }
+
+    /// Sends home what has gathered, and gives back objects and runs that were not needed since the last time.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, and none of its bins is being flushed.
+    pub(crate) unsafe fn do_with_less<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            Self::shrink_bins(local, runs);
+            Self::send(local, false, runs);
+            Self::shrink_stash(local, runs);
         }
     }
 
@@ -1061,9 +1075,7 @@ impl Local {
         }
     }
 
-    /// Looks at the next bin that holds anything. If it was not filled since the last look, the thread does with less:
-    /// the older half goes back, and so does the slab that the bin was filled from, if it serves nothing. (Evans, 2014,
-    /// has thread caches shrink likewise.)
+    /// Looks at the next bin that holds anything.
     ///
     /// # Safety
     ///
@@ -1073,30 +1085,59 @@ impl Local {
         unsafe {
             let mut left = PASSED;
             while let Some(class) = Self::next_bin(local, &mut left) {
-                let slabs = &raw mut (*local.as_ptr()).classes[class];
-                let held = Self::bin(local, class).get().held(class);
-                let unneeded = !mem::take(&mut (*local.as_ptr()).filled[class]);
-                // The heap may have become much smaller.
-                let too_much = (*local.as_ptr()).beyond > 2 * Self::share(local)
-                    && Self::room(local, class) > Self::kept_anyhow(local, class);
-                if unneeded || too_much {
-                    if held > 0 {
-                        Self::flush_some(local, class, held.div_ceil(2), runs);
-                    }
-                    Self::narrow(local, class);
-                }
-                if unneeded
-                    && let Some(current) = NonNull::new((*slabs).current)
-                    && Self::is_idle(current)
-                {
-                    (*slabs).current = ptr::null_mut();
-                    Self::put_aside(local, Self::run(current), runs);
-                    return;
-                }
-                if held > 0 {
+                let half = |held: u16| held.div_ceil(2);
+                if Self::shrink_bin(local, class, half, runs) {
                     return;
                 }
             }
+        }
+    }
+
+    /// Looks at each bin, of which all goes that was not needed for some time: what a burst of work left there would stay for
+    /// long where little is done, and each object may keep a page from being given back.
+    unsafe fn shrink_bins<R: Runs>(local: NonNull<Self>, runs: &mut R) {
+        // SAFETY: the caller promises its own part, of which no bin is being flushed.
+        unsafe {
+            for class in 0..CLASSES {
+                if (*local.as_ptr()).ever_filled & (1 << class) != 0 {
+                    Self::shrink_bin(local, class, |held| held, runs);
+                }
+            }
+        }
+    }
+
+    /// Looks at a bin. If it was not filled since the last look, the thread does with less: as many of the older objects as
+    /// is said of those held go back, and so does the slab that the bin was filled from, if it serves nothing. (Evans, 2014,
+    /// has thread caches shrink likewise.) Says whether there was anything.
+    unsafe fn shrink_bin<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        goes: impl FnOnce(u16) -> u16,
+        runs: &mut R,
+    ) -> bool {
+        // SAFETY: the caller promises its own part, of which no bin is being flushed, and the class.
+        unsafe {
+            let slabs = &raw mut (*local.as_ptr()).classes[class];
+            let held = Self::bin(local, class).get().held(class);
+            let unneeded = !mem::take(&mut (*local.as_ptr()).filled[class]);
+            // The heap may have become much smaller.
+            let too_much = (*local.as_ptr()).beyond > 2 * Self::share(local)
+                && Self::room(local, class) > Self::kept_anyhow(local, class);
+            if unneeded || too_much {
+                if held > 0 {
+                    Self::flush_some(local, class, goes(held), runs);
+                }
+                Self::narrow(local, class);
+            }
+            if unneeded
+                && let Some(current) = NonNull::new((*slabs).current)
+                && Self::is_idle(current)
+            {
+                (*slabs).current = ptr::null_mut();
+                Self::put_aside(local, Self::run(current), runs);
+                return true;
+            }
+            held > 0
         }
     }
 

@@ -19,6 +19,7 @@ mod growth;
 mod mapped;
 mod price;
 
+use core::mem;
 use core::ops::Range;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::{Relaxed, Release};
@@ -118,6 +119,8 @@ pub(crate) struct Pages<B, P> {
     /// The same since those went that were not needed for long, and how often pages decayed since.
     long_idle: usize,
     calm: u8,
+    /// Whether that was since chunks were looked at last.
+    is_calm: bool,
     /// Pages that were discarded a short time ago for being more than may stay; and of such, those that were needed again.
     /// They are forgotten by halves and by eighths as pages decay.
     thrown: usize,
@@ -148,6 +151,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             idle: 0,
             long_idle: 0,
             calm: 0,
+            is_calm: false,
             thrown: 0,
             missed: 0,
             decayed: 0,
@@ -642,9 +646,16 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             let idle = self.long_idle.min(self.idle_pages());
             self.discard_down_to(self.idle_pages() - idle);
             self.long_idle = self.idle_pages();
+            self.is_calm = true;
         }
         self.idle = self.idle_pages();
         self.decayed = now;
+    }
+
+    /// Once what was not needed for long has gone: gives back chunks of which that was all. Says whether any went, which none
+    /// may take for near any more.
+    pub(crate) fn give_back_clean_chunks(&mut self) -> bool {
+        mem::take(&mut self.is_calm) && self.give_back_chunks(true) > 0
     }
 
     /// Pages that became idle beyond so many were not needed for some time before.
@@ -665,12 +676,24 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         let spare = self.spares.pages;
         self.give_back_all_spares();
         let mut given = (spare - self.spares.pages) * PAGE;
+        given += self.give_back_chunks(false);
+        given += self.discard_rests();
+        let dirty = self.dirty.pages;
+        self.discards = true;
+        self.discard_down_to(0);
+        given + (dirty - self.dirty.pages) * PAGE
+    }
+
+    /// Gives back chunks that serve nothing; if so asked, only those of which all was discarded: their descriptors are what
+    /// is left of them. Says how many bytes that was.
+    fn give_back_chunks(&mut self, only_clean: bool) -> usize {
+        let mut given = 0;
         let mut link = &raw mut self.chunks;
         // SAFETY: the list leads from chunk to chunk. A chunk without a page in use is one dirty or clean run, or
         // several; they leave the indexes first.
         unsafe {
             while let Some(chunk) = NonNull::new(*link) {
-                if chunk.as_ref().used > 0 {
+                if chunk.as_ref().used > 0 || only_clean && !chunk.as_ref().is_clean() {
                     link = &raw mut (*chunk.as_ptr()).next;
                     continue;
                 }
@@ -690,11 +713,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                 }
             }
         }
-        given += self.discard_rests();
-        let dirty = self.dirty.pages;
-        self.discards = true;
-        self.discard_down_to(0);
-        given + (dirty - self.dirty.pages) * PAGE
+        given
     }
 
     /// Puts all runs of a chunk into the indexes, or takes them out.

@@ -31,9 +31,31 @@ fn written(heap: &ThreadCached, size: usize, bytes: usize) -> NonNull<u8> {
     block
 }
 
+/// How many bytes a peak has.
+fn bytes_of_a_peak() -> usize {
+    if env::var_os("CI").is_some() { 256 << 20 } else { 1 << 30 }
+}
+
+/// Small blocks, all written to and all freed at random, so that those freed last, which are kept at hand, lie everywhere.
+fn peak_of_small_blocks(heap: &ThreadCached) -> usize {
+    let (mut rng, mut blocks, mut sum) = (Rng::new(4), Vec::new(), 0);
+    while sum < bytes_of_a_peak() {
+        let size = 16 + rng.below(1000);
+        blocks.push(written(heap, size, size));
+        sum += size;
+    }
+    let at_the_peak = resident();
+    while !blocks.is_empty() {
+        let block = blocks.swap_remove(rng.below(blocks.len()));
+        // SAFETY: it is in use.
+        unsafe { heap.deallocate(block).expect("a block in use") };
+    }
+    at_the_peak
+}
+
 /// Small and large blocks, and some with mappings of their own, all written to and all freed.
 fn peak(heap: &ThreadCached) -> usize {
-    let bytes: usize = if env::var_os("CI").is_some() { 256 << 20 } else { 1 << 30 };
+    let bytes = bytes_of_a_peak();
     let (mut rng, mut blocks, mut sum) = (Rng::new(1), Vec::new(), 0);
     while sum < bytes {
         let size = match rng.below(2000) {
@@ -372,6 +394,14 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
         dawdle(&heap, most);
         is_back(&format!("after a second with some blocks of at most {most} bytes"), at_the_peak);
     }
+
+    let at_the_peak = peak_of_small_blocks(&heap);
+    dawdle(&heap, 100);
+    is_back("after a second, of small blocks that went at random", at_the_peak);
+    dawdle(&heap, 100);
+    let held = heap.stats().footprint;
+    println!("chunks and mappings: {} MiB", held >> 20);
+    assert!(held < at_the_peak / 4 * 3, "chunks that serve nothing go: {held} bytes stay");
 
     if !barrier_for_all() {
         println!("no barrier for all threads here: what sleepers had waits for them");
