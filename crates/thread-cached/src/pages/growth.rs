@@ -555,26 +555,27 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
 mod tests {
     use super::*;
 
-    /// Whether a heap keeps its pace at the last of some marks, for each of which so many more objects were taken.
-    fn keeps_pace(objects: &[usize]) -> bool {
+    /// Whether a heap is likely to grow on at the last of some marks, for each of which so much more was taken, and so many
+    /// bytes are in use.
+    fn grows_on(marks: impl IntoIterator<Item = (Taken, usize)>, early: bool) -> bool {
         let mut growth = Growth::new(usize::MAX);
-        let looks = objects.iter().enumerate().map(|(mark, &objects)| {
-            growth.note_progress(Taken { objects, drawn: 0 });
-            growth.grows_on((mark + 1) * MARK, 0, false)
+        let looks = marks.into_iter().enumerate().map(|(mark, (taken, used))| {
+            growth.note_progress(taken);
+            growth.grows_on((mark + 1) * MARK, (used / PAGE) as u32, early)
         });
         looks.last().unwrap_or(false)
+    }
+
+    fn keeps_pace(objects: &[usize]) -> bool {
+        grows_on(objects.iter().map(|&objects| (Taken { objects, drawn: 0 }, 0)), false)
     }
 
     #[test]
     fn a_heap_keeps_most_if_two_thirds_of_what_is_drawn_from_one_mark_to_the_next_stay() {
         /// For each mark, bytes that are drawn and that are in use.
         fn keeps_most(marks: &[(usize, usize)]) -> bool {
-            let mut growth = Growth::new(usize::MAX);
-            let looks = marks.iter().enumerate().map(|(mark, &(drawn, used))| {
-                growth.note_progress(Taken { objects: 1_000_000, drawn });
-                growth.grows_on((mark + 1) * MARK, (used / PAGE) as u32, true)
-            });
-            looks.last().unwrap_or(false)
+            let taken = |drawn| Taken { objects: 1_000_000, drawn };
+            grows_on(marks.iter().map(|&(drawn, used)| (taken(drawn), used)), true)
         }
         assert!(keeps_most(&[(0, MARK), (MARK, 2 * MARK)]));
         assert!(keeps_most(&[(10 * MARK, MARK), (MARK * 3 / 2, 2 * MARK)]), "whatever was before");
