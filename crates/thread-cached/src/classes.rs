@@ -224,7 +224,7 @@ const fn slab_pages(size: usize) -> usize {
 const fn kept_anyhow(size: usize, kept: usize) -> usize {
     let most = if size <= MANY_KEPT { KEPT } else { KEPT / 2 };
     match (if kept < most { kept } else { most }) / size {
-        256.. => 256,
+        1024.. => 1024,
         0 if size <= MAX_SMALL => 1,
         count => count,
     }
@@ -247,7 +247,7 @@ pub(crate) const ALL_KEPT: usize = {
     }
     bytes
 };
-const _: () = assert!(ALL_KEPT < 1000 << 10, "a thread keeps as much as the documentation says");
+const _: () = assert!(ALL_KEPT < 1 << 20, "a thread keeps as much as the documentation says");
 
 /// Bytes of a class that a thread keeps at hand, at most, unless more are few to the heap.
 pub(crate) const KEPT: usize = 16 << 10;

@@ -2,7 +2,7 @@
 //!
 //! * **Good at:** nearly everything: threads that allocate and free at the same time do so without a lock or an atomic
 //!   operation; small objects have no header; freed memory goes back by and by.
-//! * **Bad at:** being small. It takes address space by chunks, and every thread that allocates takes 40 KiB
+//! * **Bad at:** being small. It takes address space by chunks, and every thread that allocates takes 48 KiB
 //!   of it, of which it touches what it uses: 8 KiB if it does little.
 //!
 //! ```
@@ -38,14 +38,15 @@
 //! # Bounds
 //!
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 1 KiB, and one object of those above
-//! 8 KiB: together less than 1000 KiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
+//! 8 KiB: together less than 1 MiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
 //! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. Where that
 //! eighth is more than sixteen pages, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
 //! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1.25 MiB, and three eighths
 //! of what served or *t* × 12 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
 //! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows. What it kept of a class
-//! for a tenth of a second, and needed no more of, goes when it looks at the time, which it does every 128 allocations.
+//! for a tenth of a second, and needed no more of, goes when it looks at the time, which it does every 512 allocations, or 16
+//! if those before took long.
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use. To these come as many as were needed again, within a tenth of a second or so, when such
@@ -82,7 +83,7 @@
 //! `usize::MAX`.
 //!
 //! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
-//! allocated 128. An object above 4 KiB stays and serves the thread that freed it, if that takes such ones and as far as it
+//! allocated 512. An object above 4 KiB stays and serves the thread that freed it, if that takes such ones and as far as it
 //! has room at hand: what the object holds is in its processor's caches. So does a smaller one where something waits at
 //! home already: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
 //! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million

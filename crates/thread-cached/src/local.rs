@@ -59,12 +59,16 @@ use crate::turn::Turn;
 /// So many chunks are near a part at most: those of 1 GiB side by side.
 const NEAR: usize = 32;
 
-/// So many objects are taken before time is looked at.
-const TICKS: i32 = 128;
+/// So many objects are taken before time is looked at: the look takes as long as a dozen of them.
+const TICKS: i32 = 512;
+/// The same for who was slow to take those before: the look is nothing beside that, and what goes by time should go in time.
+const TICKS_OF_THE_SLOW: i32 = 16;
+/// So many milliseconds are slow. The clock moves by up to ten at once, so others are found slow now and then.
+const SLOW: u32 = 4;
 /// Taking a run counts as so many objects.
 const TICKS_OF_A_RUN: i32 = 16;
-/// So often time is looked at before a bin is.
-const TICKS_A_BIN: u8 = 4;
+/// Giving back what a bin has too much brings the time as much nearer as taking so many objects.
+const TICKS_OF_A_FLUSH: i32 = 128;
 
 /// The slabs of a class.
 #[derive(Clone, Copy)]
@@ -144,8 +148,8 @@ pub(crate) struct Local {
     kept: u32,
     /// The class whose bin is looked at next.
     next_bin: u8,
-    /// How often time is looked at before that.
-    ticks_to_bin: u8,
+    /// The ticks that were left when what was taken was counted last.
+    ticks_counted: i32,
     /// A table of the heap, perhaps not the newest.
     pub(crate) table: *const Table,
     /// The length of chunks.
@@ -175,8 +179,9 @@ pub(crate) struct Local {
     rested: u8,
     /// What was taken that the page heap does not know of.
     taken: Taken,
-    /// When time is next worth looking at, in milliseconds.
-    next_time: u64,
+    /// When time was looked at, in milliseconds, and when the thread did with less.
+    looked: u32,
+    did_with_less: u32,
     outgoing: Outgoing,
     // Last, for they are touched as far as they are used.
     slots: [Shown<*mut u8>; SLOTS],
@@ -184,7 +189,7 @@ pub(crate) struct Local {
 
 /// Pages of a part.
 pub(crate) const PAGES: usize = size_of::<Local>().div_ceil(PAGE);
-const _: () = assert!(PAGES <= 5, "a thread's part of a heap is small");
+const _: () = assert!(PAGES <= 6, "a thread's part of a heap is small");
 const _: () = assert!(
     ALL_KEPT + crossing::OUTGOING_BYTES + MAX_SMALL + stash::LEAST_ROOM * PAGE <= 1280 << 10,
     "a thread keeps back as much as the documentation says; the last object on its way home may be one too many"
@@ -223,13 +228,14 @@ impl Local {
             (&raw mut (*local).looks).write(Shown::new(0));
             (&raw mut (*local).looks_seen).write(0);
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
-            (&raw mut (*local).next_time).write(0);
+            (&raw mut (*local).did_with_less).write(0);
             (&raw mut (*local).ticks).write(TICKS);
+            (&raw mut (*local).ticks_counted).write(TICKS);
+            (&raw mut (*local).looked).write(0);
             (&raw mut (*local).taken).write(Taken::default());
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).beyond).write(0);
             (&raw mut (*local).next_bin).write(0);
-            (&raw mut (*local).ticks_to_bin).write(TICKS_A_BIN);
             (&raw mut (*local).table).write(table);
             (&raw mut (*local).span).write(1 << (*table).shift);
             let (chunk, _) = Self::own_place(at);
@@ -814,7 +820,30 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn taken(local: NonNull<Self>) -> Taken {
         // SAFETY: the caller promises its own part.
-        unsafe { mem::take(&mut (*local.as_ptr()).taken) }
+        unsafe {
+            Self::count_taken(local);
+            mem::take(&mut (*local.as_ptr()).taken)
+        }
+    }
+
+    /// Counts what was taken since this was done before.
+    unsafe fn count_taken(local: NonNull<Self>) {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            let now = (*local.as_ptr()).ticks;
+            let before = mem::replace(&mut (*local.as_ptr()).ticks_counted, now);
+            (*local.as_ptr()).taken.objects += (before - now) as usize;
+        }
+    }
+
+    /// So many objects are to be taken before time is looked at.
+    unsafe fn tick(local: NonNull<Self>, ticks: i32) {
+        // SAFETY: the caller promises its own part.
+        unsafe {
+            Self::count_taken(local);
+            (*local.as_ptr()).ticks = ticks;
+            (*local.as_ptr()).ticks_counted = ticks;
+        }
     }
 
     /// Whether a run may be taken before that.
@@ -827,7 +856,7 @@ impl Local {
         unsafe { (*local.as_ptr()).ticks >= TICKS_OF_A_RUN }
     }
 
-    /// Whether it is time to [do with less](Self::do_with_less); then it will be again some time later.
+    /// Time was looked at. Whether it is time to [do with less](Self::do_with_less); then it will be again some time later.
     ///
     /// # Safety
     ///
@@ -835,9 +864,14 @@ impl Local {
     pub(crate) unsafe fn is_due(local: NonNull<Self>, now: u64) -> bool {
         // SAFETY: the caller promises its own part.
         unsafe {
-            let due = now >= (*local.as_ptr()).next_time;
+            let now = now as u32;
+            let before = mem::replace(&mut (*local.as_ptr()).looked, now);
+            if now.wrapping_sub(before) >= SLOW {
+                Self::tick(local, TICKS_OF_THE_SLOW);
+            }
+            let due = now.wrapping_sub((*local.as_ptr()).did_with_less) >= DECAY as u32;
             if due {
-                (*local.as_ptr()).next_time = now + DECAY;
+                (*local.as_ptr()).did_with_less = now;
             }
             due
         }
@@ -858,7 +892,7 @@ impl Local {
     }
 
     /// Whether it is time to look at the time; then it will be again after some more objects. What came home is looked at,
-    /// too, and now and then a bin.
+    /// too, and a bin.
     ///
     /// # Safety
     ///
@@ -869,16 +903,11 @@ impl Local {
             if (*local.as_ptr()).ticks >= 0 {
                 return false;
             }
-            (*local.as_ptr()).ticks = TICKS;
-            (*local.as_ptr()).taken.objects += TICKS as usize;
+            Self::tick(local, TICKS);
             if Self::has_mail(local) {
                 Self::receive(local, runs);
             }
-            (*local.as_ptr()).ticks_to_bin -= 1;
-            if (*local.as_ptr()).ticks_to_bin == 0 {
-                (*local.as_ptr()).ticks_to_bin = TICKS_A_BIN;
-                Self::shrink_a_bin(local, runs);
-            }
+            Self::shrink_a_bin(local, runs);
             true
         }
     }
@@ -982,6 +1011,9 @@ impl Local {
     unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
+            let part = local.as_ptr();
+            (*part).ticks -= TICKS_OF_A_FLUSH;
+            (*part).ticks_counted -= TICKS_OF_A_FLUSH;
             let held = Self::bin(local, class).get().held(class);
             Self::flush_some(local, class, held.div_ceil(2), runs);
             Self::widen(local, class);

@@ -432,7 +432,8 @@ fn discards_beside_what_is_in_use(always: bool) {
         heap.check().unwrap();
         {
             let known = known.lock().unwrap();
-            assert!(known.discarded.len() > offered / 2, "{} went", known.discarded.len());
+            let stay = known.written.len();
+            assert!(stay < offered / 2, "{stay} stay: most were discarded, or went by chunks");
             assert!(known.offered.len() < offered, "what is in use is among others that went");
             assert_eq!(known.in_danger(), 0);
         }
