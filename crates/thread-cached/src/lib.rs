@@ -59,7 +59,7 @@
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be
 //! present far from where they begin. A heap that reaches 2 MiB of its chunk, of which it uses 1.5 or so, asks for one if
-//! two thirds of what it drew from slabs and as longer blocks, while it grew by the last MiB, stayed: it is being built up.
+//! seven tenths of what it drew from slabs and as longer blocks, while it grew by the last MiB, stayed: it is being built up.
 //! From 4 MiB on it asks for one at a time, by what the last 2 MiB serve, while it keeps its pace: while it took no more
 //! objects for each of these two than for each MiB before, or a third more (up to 2.3 times as many, the larger it is). At
 //! 16 MiB it asks for as many as it may need up to 32 MiB, and from then on for 32 MiB at a time, by what the last ones

@@ -307,7 +307,7 @@ fn a_heap_of_3_mib_gets_a_huge_page_if_most_of_what_it_takes_stays() {
     }
     assert_eq!(offered(1000, 1000), 2, "all of it");
     assert_eq!(offered(1000, 800), 2, "most of it");
-    assert_eq!(offered(1000, 600), 0, "a little less than two thirds");
+    assert_eq!(offered(1000, 600), 0, "a little less than seven tenths");
     assert_eq!(offered(1000, 200), 0, "little of it");
 }
 
