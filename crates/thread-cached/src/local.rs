@@ -68,7 +68,7 @@ const SLOW: u32 = 4;
 /// Taking a run counts as so many objects.
 const TICKS_OF_A_RUN: i32 = 16;
 /// Giving back what a bin has too much brings the time as much nearer as taking so many objects.
-const TICKS_OF_A_FLUSH: i32 = 128;
+const TICKS_OF_A_FLUSH: i32 = 16;
 
 /// The slabs of a class.
 #[derive(Clone, Copy)]
@@ -226,7 +226,8 @@ impl Local {
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).rested).write(0);
             (&raw mut (*local).looks).write(Shown::new(0));
-            (&raw mut (*local).looks_seen).write(0);
+            // Nobody has asked yet, so it is not asleep when somebody first does.
+            (&raw mut (*local).looks_seen).write(u16::MAX);
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
             (&raw mut (*local).did_with_less).write(0);
             (&raw mut (*local).ticks).write(TICKS);
