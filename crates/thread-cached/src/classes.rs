@@ -224,7 +224,6 @@ const fn slab_pages(size: usize) -> usize {
 const fn kept_anyhow(size: usize, kept: usize) -> usize {
     let most = if size <= MANY_KEPT { KEPT } else { KEPT / 2 };
     match (if kept < most { kept } else { most }) / size {
-        1024.. => 1024,
         0 if size <= MAX_SMALL => 1,
         count => count,
     }

@@ -784,11 +784,17 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
                     }
                     let run = Run { pages: Desc::pages(run.desc()), ..run };
                     match local {
-                        Some(local) => Local::put_aside(local, run, &mut self.keeper()),
+                        Some(local) => {
+                            Local::hasten(local, u16::MAX);
+                            Local::put_aside(local, run, &mut self.keeper());
+                        }
                         None => self.lock().pages.give(run),
                     }
                 }
-                Block::Mapped { mapping, .. } => self.lock().pages.unmap(mapping),
+                Block::Mapped { mapping, .. } => {
+                    local.inspect(|&local| Local::hasten(local, u16::MAX));
+                    self.lock().pages.unmap(mapping);
+                }
             }
         }
         Ok(())
@@ -910,6 +916,7 @@ impl<B: HeapBackend, P: heapwright_core::Policy> Central<B, P> {
                 if (*here.as_ptr()).orphan {
                     (*here.as_ptr()).orphan = false;
                     (*here.as_ptr()).table = self.pages.table;
+                    Local::awake(here);
                     self.orphans -= 1;
                     return Some(here);
                 }

@@ -44,9 +44,9 @@
 //! eighth is more than sixteen pages, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
 //! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1.25 MiB, and three eighths
 //! of what served or *t* × 12 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
-//! that it is looked at: one class in each 512 allocations, and one or more whenever the heap grows. What it kept of a class
-//! for a tenth of a second, and needed no more of, goes when it looks at the time, which it does every 512 allocations, or 16
-//! if those before took long.
+//! that it is looked at: one class at each look at the time, and one or more whenever the heap grows. What it kept of a class
+//! for a tenth of a second, and needed no more of, goes then, too. A thread looks at the time every 512 allocations, or 32 if
+//! those before took long; a run that is taken or freed, and objects that bins have no room for, make it sooner.
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
 //! and a quarter of those in use. To these come as many as were needed again, within a tenth of a second or so, when such
@@ -82,8 +82,8 @@
 //! them before; what has small pages as huge ones were dear; and all but mapped blocks, where [`Design::HUGE_FROM`] is
 //! `usize::MAX`.
 //!
-//! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or has
-//! allocated 512. An object above 4 KiB stays and serves the thread that freed it, if that takes such ones and as far as it
+//! What a thread frees of another's slabs goes home, and is looked at there when its owner looks for objects, or at the
+//! time. An object above 4 KiB stays and serves the thread that freed it, if that takes such ones and as far as it
 //! has room at hand: what the object holds is in its processor's caches. So does a smaller one where something waits at
 //! home already: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
 //! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million

@@ -27,6 +27,7 @@ mod crossing;
 mod place;
 mod slabs;
 mod stash;
+mod ticks;
 
 use core::alloc::Layout;
 use core::hint;
@@ -46,6 +47,7 @@ use self::place::Place;
 #[cfg(test)]
 pub(crate) use self::place::divided;
 use self::stash::Stash;
+use self::ticks::Ticks;
 use crate::chunk::{CHUNK_SHIFT, Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
     ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, SHARING,
@@ -58,17 +60,6 @@ use crate::turn::Turn;
 
 /// So many chunks are near a part at most: those of 1 GiB side by side.
 const NEAR: usize = 32;
-
-/// So many objects are taken before time is looked at: the look takes as long as a dozen of them.
-const TICKS: i32 = 512;
-/// The same for who was slow to take those before: the look is nothing beside that, and what goes by time should go in time.
-const TICKS_OF_THE_SLOW: i32 = 16;
-/// So many milliseconds are slow. The clock moves by up to ten at once, so others are found slow now and then.
-const SLOW: u32 = 4;
-/// Taking a run counts as so many objects.
-const TICKS_OF_A_RUN: i32 = 16;
-/// Giving back what a bin has too much brings the time as much nearer as taking so many objects.
-const TICKS_OF_A_FLUSH: i32 = 16;
 
 /// The slabs of a class.
 #[derive(Clone, Copy)]
@@ -142,14 +133,11 @@ pub(crate) struct Local {
     receiving: bool,
     /// Whether the thread that owned it has ended; under the lock of the page heap.
     pub(crate) orphan: bool,
-    /// How many objects are taken before time is looked at; below zero if it should have been.
-    ticks: i32,
+    ticks: Ticks,
     /// Bytes of a class that are kept at hand, at most.
     kept: u32,
     /// The class whose bin is looked at next.
     next_bin: u8,
-    /// The ticks that were left when what was taken was counted last.
-    ticks_counted: i32,
     /// A table of the heap, perhaps not the newest.
     pub(crate) table: *const Table,
     /// The length of chunks.
@@ -179,8 +167,7 @@ pub(crate) struct Local {
     rested: u8,
     /// What was taken that the page heap does not know of.
     taken: Taken,
-    /// When time was looked at, in milliseconds, and when the thread did with less.
-    looked: u32,
+    /// When the thread did with less: the low bits of milliseconds.
     did_with_less: u32,
     outgoing: Outgoing,
     // Last, for they are touched as far as they are used.
@@ -226,13 +213,11 @@ impl Local {
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).rested).write(0);
             (&raw mut (*local).looks).write(Shown::new(0));
-            // Nobody has asked yet, so it is not asleep when somebody first does.
-            (&raw mut (*local).looks_seen).write(u16::MAX);
+            (&raw mut (*local).looks_seen).write(0);
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
+            Self::awake(at);
             (&raw mut (*local).did_with_less).write(0);
-            (&raw mut (*local).ticks).write(TICKS);
-            (&raw mut (*local).ticks_counted).write(TICKS);
-            (&raw mut (*local).looked).write(0);
+            (&raw mut (*local).ticks).write(Ticks::NEW);
             (&raw mut (*local).taken).write(Taken::default());
             (&raw mut (*local).kept).write(kept);
             (&raw mut (*local).beyond).write(0);
@@ -334,8 +319,7 @@ impl Local {
     pub(crate) unsafe fn pop(local: NonNull<Self>, class: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller promises class and part.
         unsafe {
-            (*local.as_ptr()).ticks -= 1;
-            if (*local.as_ptr()).ticks < 0 {
+            if !(*local.as_ptr()).ticks.tick() {
                 return None;
             }
             Self::take(local, class)
@@ -801,7 +785,7 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn count_run(local: NonNull<Self>) {
         // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).ticks -= TICKS_OF_A_RUN };
+        unsafe { (*local.as_ptr()).ticks.count_run() };
     }
 
     /// So many bytes are drawn from slabs, or as a run.
@@ -830,21 +814,17 @@ impl Local {
     /// Counts what was taken since this was done before.
     unsafe fn count_taken(local: NonNull<Self>) {
         // SAFETY: the caller promises its own part.
-        unsafe {
-            let now = (*local.as_ptr()).ticks;
-            let before = mem::replace(&mut (*local.as_ptr()).ticks_counted, now);
-            (*local.as_ptr()).taken.objects += (before - now) as usize;
-        }
+        unsafe { (*local.as_ptr()).taken.objects += (*local.as_ptr()).ticks.count() };
     }
 
-    /// So many objects are to be taken before time is looked at.
-    unsafe fn tick(local: NonNull<Self>, ticks: i32) {
+    /// So many objects, or more, or a run, are given back: time is looked at sooner, though nothing is taken.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    pub(crate) unsafe fn hasten(local: NonNull<Self>, objects: u16) {
         // SAFETY: the caller promises its own part.
-        unsafe {
-            Self::count_taken(local);
-            (*local.as_ptr()).ticks = ticks;
-            (*local.as_ptr()).ticks_counted = ticks;
-        }
+        unsafe { (*local.as_ptr()).ticks.hasten(objects) };
     }
 
     /// Whether a run may be taken before that.
@@ -854,10 +834,11 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn has_time_for_a_run(local: NonNull<Self>) -> bool {
         // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).ticks >= TICKS_OF_A_RUN }
+        unsafe { (*local.as_ptr()).ticks.allow_a_run() }
     }
 
-    /// Time was looked at. Whether it is time to [do with less](Self::do_with_less); then it will be again some time later.
+    /// Time was looked at, and will be sooner again by who is slow. Whether it is time to [do with
+    /// less](Self::do_with_less); then it will be again some time later.
     ///
     /// # Safety
     ///
@@ -865,11 +846,8 @@ impl Local {
     pub(crate) unsafe fn is_due(local: NonNull<Self>, now: u64) -> bool {
         // SAFETY: the caller promises its own part.
         unsafe {
+            (*local.as_ptr()).ticks.look(now);
             let now = now as u32;
-            let before = mem::replace(&mut (*local.as_ptr()).looked, now);
-            if now.wrapping_sub(before) >= SLOW {
-                Self::tick(local, TICKS_OF_THE_SLOW);
-            }
             let due = now.wrapping_sub((*local.as_ptr()).did_with_less) >= DECAY as u32;
             if due {
                 (*local.as_ptr()).did_with_less = now;
@@ -901,10 +879,11 @@ impl Local {
     pub(crate) unsafe fn is_time<R: Runs>(local: NonNull<Self>, runs: &mut R) -> bool {
         // SAFETY: the caller promises its own part.
         unsafe {
-            if (*local.as_ptr()).ticks >= 0 {
+            if !(*local.as_ptr()).ticks.are_over() {
                 return false;
             }
-            Self::tick(local, TICKS);
+            Self::count_taken(local);
+            (*local.as_ptr()).ticks.restart();
             if Self::has_mail(local) {
                 Self::receive(local, runs);
             }
@@ -1012,11 +991,9 @@ impl Local {
     unsafe fn flush<R: Runs>(local: NonNull<Self>, class: usize, runs: &mut R) {
         // SAFETY: the caller promises class and part.
         unsafe {
-            let part = local.as_ptr();
-            (*part).ticks -= TICKS_OF_A_FLUSH;
-            (*part).ticks_counted -= TICKS_OF_A_FLUSH;
-            let held = Self::bin(local, class).get().held(class);
-            Self::flush_some(local, class, held.div_ceil(2), runs);
+            let older = Self::bin(local, class).get().held(class).div_ceil(2);
+            Self::hasten(local, older);
+            Self::flush_some(local, class, older, runs);
             Self::widen(local, class);
         }
     }

@@ -209,7 +209,9 @@ impl Local {
             if !outgoing.has_room() {
                 Self::send(local, keeps, runs);
                 // Who frees and never allocates gets at least its parcels back.
-                Self::receive(local, runs);
+                if Self::has_mail(local) {
+                    Self::receive(local, runs);
+                }
             }
             Ok(())
         }
@@ -508,6 +510,16 @@ impl Local {
             }
             twice
         }
+    }
+
+    /// A thread begins with a part: it is not asleep when somebody first asks. The first barrier of a process takes long.
+    ///
+    /// # Safety
+    ///
+    /// The part is the caller's, and the lock of the page heap is held.
+    pub(crate) unsafe fn awake(local: NonNull<Self>) {
+        // SAFETY: the caller promises its own part.
+        unsafe { (*local.as_ptr()).looks_seen = (*local.as_ptr()).looks.get().wrapping_sub(1) };
     }
 
     /// Whether something waits in the mailbox, and the owner has not looked there since this was asked before. That is noted.

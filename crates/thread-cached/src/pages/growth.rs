@@ -60,7 +60,7 @@ const OBJECTS_A_MARK: u64 = 128;
 /// What was taken of a heap, as far as its threads told: each does when it takes pages.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Taken {
-    /// How many objects, about.
+    /// How many objects; a run counts as several.
     pub(crate) objects: usize,
     /// Bytes that came out of slabs and runs of pages: not what was freed a short time ago and taken again at once.
     pub(crate) drawn: usize,
