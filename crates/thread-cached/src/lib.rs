@@ -111,17 +111,17 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.52 | 1.12 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.52 | 1.13 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.51 | 1.12 |
+//! | all as it is | | | 0.53 | 1.12 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.12 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.13 |
 //! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.53 | 1.13 |
-//! | huge pages | from 2 MiB on while the heap grows on, up to 64 KiB of small ones at a time otherwise | always from there on | 0.49 | 1.25 |
-//! | | | never, and small ones one by one | 0.59 | 1.08 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.54 | 1.12 |
+//! | huge pages | from 2 MiB on while the heap grows on, up to 64 KiB of small ones at a time otherwise | always from there on | 0.50 | 1.25 |
+//! | | | never, and small ones one by one | 0.62 | 1.08 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.56 | 1.12 |
 //! | | | one object | 1.08 | 1.10 |
-//! | backend | mappings | the program break, which has no huge pages | 0.57 | 1.10 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.52 | 1.12 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.34 | 1.08 |
+//! | backend | mappings | the program break, which has no huge pages | 0.60 | 1.10 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.53 | 1.13 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.36 | 1.09 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
 //! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: those that are asked for where a
