@@ -213,7 +213,6 @@ impl Local {
             (&raw mut (*local).orphan).write(false);
             (&raw mut (*local).rested).write(0);
             (&raw mut (*local).looks).write(Shown::new(0));
-            (&raw mut (*local).looks_seen).write(0);
             (&raw mut (*local).asleep).write(AtomicBool::new(false));
             Self::awake(at);
             (&raw mut (*local).did_with_less).write(0);
@@ -806,15 +805,9 @@ impl Local {
     pub(crate) unsafe fn taken(local: NonNull<Self>) -> Taken {
         // SAFETY: the caller promises its own part.
         unsafe {
-            Self::count_taken(local);
+            (*local.as_ptr()).taken.objects += (*local.as_ptr()).ticks.count();
             mem::take(&mut (*local.as_ptr()).taken)
         }
-    }
-
-    /// Counts what was taken since this was done before.
-    unsafe fn count_taken(local: NonNull<Self>) {
-        // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).taken.objects += (*local.as_ptr()).ticks.count() };
     }
 
     /// So many objects, or more, or a run, are given back: time is looked at sooner, though nothing is taken.
@@ -882,8 +875,7 @@ impl Local {
             if !(*local.as_ptr()).ticks.are_over() {
                 return false;
             }
-            Self::count_taken(local);
-            (*local.as_ptr()).ticks.restart();
+            (*local.as_ptr()).taken.objects += (*local.as_ptr()).ticks.restart();
             if Self::has_mail(local) {
                 Self::receive(local, runs);
             }

@@ -434,7 +434,9 @@ fn discards_beside_what_is_in_use(always: bool) {
             let known = known.lock().unwrap();
             let stay = known.written.len();
             assert!(stay < offered / 2, "{stay} stay: most were discarded, or went by chunks");
-            assert!(seldom > 1000 || !known.discarded.is_empty(), "each chunk has what is kept");
+            let discarded = known.discarded.len();
+            // Of the last few objects that are kept, not each chunk has one.
+            assert!(seldom == 50_000 || discarded > offered / 2, "{discarded} were discarded");
             assert!(known.offered.len() < offered, "what is in use is among others that went");
             assert_eq!(known.in_danger(), 0);
         }

@@ -70,9 +70,11 @@ impl Ticks {
         (before - self.left) as usize
     }
 
-    /// It was time. What was taken is [counted](Self::count) by now.
-    pub(super) fn restart(&mut self) {
+    /// It was time. How many objects were taken since they were [counted](Self::count) before.
+    pub(super) fn restart(&mut self) -> usize {
+        let taken = self.count();
         (self.left, self.counted) = (TICKS, TICKS);
+        taken
     }
 
     /// Time is looked at, right after a [restart](Self::restart): who is slow looks sooner again.
@@ -102,7 +104,6 @@ mod tests {
         assert_eq!(taken(&mut ticks), 512);
         let start = u64::from(u32::MAX) - 1;
         let mut look = |now| {
-            ticks.count();
             ticks.restart();
             ticks.look(start + now);
             taken(&mut ticks)
