@@ -398,10 +398,11 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
     let at_the_peak = peak_of_small_blocks(&heap);
     dawdle(&heap, 100);
     is_back("after a second, of small blocks that went at random", at_the_peak);
-    dawdle(&heap, 100);
+    // With one class: each that is used keeps a slab, which may lie in any chunk.
+    dawdle(&heap, 16);
     let held = heap.stats().footprint;
     println!("chunks and mappings: {} MiB", held >> 20);
-    assert!(held < at_the_peak / 4 * 3, "chunks that serve nothing go: {held} bytes stay");
+    assert!(held < at_the_peak / 2, "chunks that serve nothing go: {held} bytes stay");
 
     if !barrier_for_all() {
         println!("no barrier for all threads here: what sleepers had waits for them");
