@@ -133,7 +133,7 @@ mod stats;
 mod strategy;
 
 pub use backend::{HeapBackend, Region};
-pub use barrier::barrier_for_all;
+pub use barrier::{barrier_for_all, prepare_barriers};
 pub use block::{Encoded, FreeBlock, GRANULE, Link, LinkCode, Plain, Request};
 pub use error::{Broken, HeapError, OutOfMemory, ensure};
 pub use heap::Heap;

@@ -338,6 +338,9 @@ pub unsafe trait Strategy {
     /// See [`Engine::check`].
     fn check(&self) -> Result<(), Broken>;
 
+    /// The process begins, and has one thread so far: whatever is cheap now, and dear once there are more, may be done.
+    fn prepare(&self) {}
+
     /// Takes every lock of the strategy and keeps it, so that no thread is in the middle of anything. For a process
     /// about to fork, whose child has only the thread that forks.
     fn freeze(&self);

@@ -66,6 +66,7 @@ pub unsafe fn start(
         SERVED.written.store(true, Ordering::Release);
         &(*SERVED.served.get()).assume_init_ref().settings
     };
+    heap.prepare();
     // SAFETY: the handlers live as long as the library.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
     if let Some(signal) = settings.signal {

@@ -12,7 +12,7 @@ use core::sync::atomic::{
 use heapwright_backends::Mmap;
 use heapwright_core::{
     BlockInfo, Broken, FutexMutex, GRANULE, HeapBackend, HeapError, Limits, New, Parts, Stats,
-    Strategy, barrier_for_all, faces, misuse,
+    Strategy, barrier_for_all, faces, misuse, prepare_barriers,
 };
 use lock_api::{Mutex, MutexGuard, RawMutex};
 
@@ -57,6 +57,8 @@ pub(crate) struct Shared<B, L, D: Design> {
     table: AtomicPtr<Table>,
     /// When to look at the clock with the lock, in milliseconds.
     next_decay: AtomicU64,
+    /// When to go on with a visit that left something to be done, in milliseconds; never, if none did.
+    next_visit: AtomicU64,
     /// Misuses that were found when an object went home.
     pub(crate) misuses: AtomicUsize,
 }
@@ -172,6 +174,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
                 central: Mutex::from_raw(L::INIT, central),
                 visitors: Mutex::from_raw(L::INIT, ()),
                 next_decay: AtomicU64::new(0),
+                next_visit: AtomicU64::new(NEVER),
                 misuses: AtomicUsize::new(0),
             });
             registry::join(shared.cast());
@@ -541,6 +544,10 @@ impl Drop for Busy<'_> {
 
 /// How many objects a visitor takes in at a time: some milliseconds of work.
 const OBJECTS_A_VISIT: usize = 1 << 18;
+/// How many milliseconds pass before somebody goes on with what a visitor left.
+const BETWEEN_VISITS: u64 = 20;
+/// A time that does not come.
+const NEVER: u64 = u64::MAX;
 
 impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, L, Central<B, D::Runs>> {
@@ -579,9 +586,15 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             unsafe { Local::do_with_less(local, &mut self.keeper()) };
             self.lock().pages.note_idle_beyond(idle);
         }
-        let next = self.next_decay.load(Relaxed);
-        let then = now + crate::pages::DECAY;
-        if now < next || self.next_decay.compare_exchange(next, then, Relaxed, Relaxed).is_err() {
+        // One of the threads does it.
+        let is_due = |time: &AtomicU64, next| {
+            let due = time.load(Relaxed);
+            now >= due && time.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
+        };
+        if !is_due(&self.next_decay, now + crate::pages::DECAY) {
+            if is_due(&self.next_visit, NEVER) {
+                self.visit(Some(local), false);
+            }
             return;
         }
         let mut sleepers = false;
@@ -633,6 +646,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             }
         }
         self.lock().pages.note_idle_beyond(idle);
+        if objects == 0 {
+            self.next_visit.store(crate::pages::now() + BETWEEN_VISITS, Relaxed);
+        }
     }
 
     /// Visits a part, if that is quiet.
@@ -1326,6 +1342,10 @@ unsafe impl<B: HeapBackend, L: RawMutex, D: Design> Strategy for ThreadCached<B,
 
     fn check(&self) -> Result<(), Broken> {
         self.looked_at().map_or(Ok(()), |(shared, own, _turn)| shared.lock().check(own))
+    }
+
+    fn prepare(&self) {
+        prepare_barriers();
     }
 
     fn freeze(&self) {

@@ -40,7 +40,7 @@
 //! A thread keeps at most 8 KiB of each class at hand, 16 KiB of those up to 1 KiB, and one object of those above
 //! 8 KiB: together less than 1 MiB; 64 KiB on their way home to others; and runs of sixteen pages, or of an eighth of its
 //! share of those that served when it last took one if that is more, 4 MiB at most, of which half of those go back that were
-//! not needed for a tenth of a second; who sleeps keeps them until there is a trim, or something comes home. Where that
+//! not needed for a tenth of a second; of who sleeps, others give back all, if it has more than sixteen pages. Where that
 //! eighth is more than sixteen pages, it keeps up to eight objects of each class above 1 KiB, of those above 32 KiB too,
 //! together at most twice as many bytes as that is more. So *t* threads keep back less than *t* × 1.25 MiB, and three eighths
 //! of what served or *t* × 12 MiB, whichever is less; and of a class that a thread does not need, half goes back each time
@@ -86,12 +86,15 @@
 //! time. An object above 4 KiB stays and serves the thread that freed it, if that takes such ones and as far as it
 //! has room at hand: what the object holds is in its processor's caches. So does a smaller one where something waits at
 //! home already: with many threads to a processor, each waits long for its turn at one. For an owner that does nothing at
-//! all others do it: a thread that looks at the time, every tenth of a second, takes in about a quarter of a million
-//! objects if the owner looked for none since the time before, and [`trim`](heapwright_core::Strategy::trim) all there
-//! are; what the sleeper keeps at hand stays there. That needs `membarrier(2)`, of which the first call of a process takes
-//! some ten milliseconds; where there is none, what came home waits for the owner. When a thread ends, others take its
-//! slabs over, and a new one its part, of which all but 8 KiB goes back after four tenths of a second, or at a trim. A
-//! thread has slabs of its own: of each class that it uses, a page at least is present.
+//! all others do it: a thread that looks at the time, a tenth of a second or more after the owner looked for anything,
+//! gives back what that keeps in runs, and takes in about a quarter of a million objects, and as many again each 20
+//! milliseconds while more waits; [`trim`](heapwright_core::Strategy::trim) takes in all there are. What the sleeper keeps
+//! at hand stays there. That needs `membarrier(2)`, of which the first call takes some ten milliseconds in a process that
+//! has several threads by then: what is preloaded [prepares](heapwright_core::Strategy::prepare) it before, and others may.
+//! Where there is none, what came home waits for the owner.
+//!
+//! When a thread ends, others take its slabs over, and a new one its part, of which all but 8 KiB goes back after four
+//! tenths of a second, or at a trim. A thread has slabs of its own: of each class that it uses, a page at least is present.
 //!
 //! # Misuse
 //!

@@ -152,6 +152,8 @@ pub(crate) struct Local {
     /// A bit for each class whose bin was ever filled.
     ever_filled: u128,
     stash: Stash,
+    /// How many pages are in it, for others.
+    stashed: Shown<usize>,
     /// Bytes that bins have room for beyond what is kept anyhow.
     beyond: usize,
     /// All parts of the heap.
@@ -161,7 +163,7 @@ pub(crate) struct Local {
     looks: Shown<u16>,
     /// The same when others asked for it last; under the lock of the page heap.
     looks_seen: u16,
-    /// Whether something waited then, and the owner had not looked for it since they asked before.
+    /// Whether there was something to be done then, and the owner had not looked for it since they asked before.
     pub(crate) asleep: AtomicBool,
     /// How often pages decayed while it was an orphan, up to when it rests; under the same lock.
     rested: u8,
@@ -229,6 +231,7 @@ impl Local {
             (&raw mut (*local).filled).write([false; ALL]);
             (&raw mut (*local).ever_filled).write(0);
             (&raw mut (*local).stash).write(Stash::EMPTY);
+            (&raw mut (*local).stashed).write(Shown::new(0));
             (&raw mut (*local).next).write(next);
             (&raw mut (*local).mailbox).write(Mailbox::new());
             Outgoing::make(&raw mut (*local).outgoing);

@@ -172,6 +172,37 @@ fn with_sleepers(heap: &ThreadCached, then: impl FnOnce(usize)) {
     });
 }
 
+/// Does something while threads sleep that had much and freed all of it themselves; it is told what was resident then.
+fn with_dozers(heap: &ThreadCached, then: impl FnOnce(usize)) {
+    const BYTES: usize = 32 << 20;
+    const DOZERS: usize = 8;
+    let all_have_it = Barrier::new(DOZERS + 1);
+    let [may_free, have_freed] = [(); 2].map(|()| Barrier::new(DOZERS + 1));
+    let doze = Mutex::new(());
+    let dozing = doze.lock().expect("nobody panics");
+    thread::scope(|scope| {
+        for _ in 0..DOZERS {
+            scope.spawn(|| {
+                let blocks: Vec<_> = (0..BYTES / 4000).map(|_| written(heap, 4000, 4000)).collect();
+                all_have_it.wait();
+                may_free.wait();
+                for block in blocks {
+                    // SAFETY: it is in use.
+                    unsafe { heap.deallocate(block).expect("a block in use") };
+                }
+                have_freed.wait();
+                drop(doze.lock());
+            });
+        }
+        all_have_it.wait();
+        let at_the_peak = resident();
+        may_free.wait();
+        have_freed.wait();
+        then(at_the_peak);
+        drop(dozing);
+    });
+}
+
 /// A second in which little is done, with blocks of at most so many bytes.
 fn dawdle(heap: &ThreadCached, most: usize) {
     let mut rng = Rng::new(2);
@@ -408,6 +439,10 @@ fn what_was_freed_goes_back_when_asked_for_and_by_and_by() {
         println!("no barrier for all threads here: what sleepers had waits for them");
         return;
     }
+    with_dozers(&heap, |at_the_peak| {
+        dawdle(&heap, 100);
+        is_back("after a second, while those sleep who freed it", at_the_peak);
+    });
     with_sleepers(&heap, |at_the_peak| {
         heap.trim();
         is_back("after a trim, while those sleep whose it was", at_the_peak);

@@ -14,6 +14,7 @@ use core::sync::atomic::{
 
 use heapwright_core::HeapError;
 
+use super::stash::LEAST_ROOM;
 use super::{Local, Runs};
 use crate::chunk::{Chunk, Entry, KIND, Table};
 use crate::classes::{ALL, CLASSES, PAGE, PARCELS, SHARING, SMALL_PARCELS, TABLE, size_of_class};
@@ -522,7 +523,8 @@ impl Local {
         unsafe { (*local.as_ptr()).looks_seen = (*local.as_ptr()).looks.get().wrapping_sub(1) };
     }
 
-    /// Whether something waits in the mailbox, and the owner has not looked there since this was asked before. That is noted.
+    /// Whether something waits in the mailbox, or more runs are kept than any thread may keep, and the owner has not looked
+    /// since this was asked before. That is noted.
     ///
     /// # Safety
     ///
@@ -533,7 +535,8 @@ impl Local {
             let part = local.as_ptr();
             let looks = (*part).looks.look();
             let seen = mem::replace(&mut (*part).looks_seen, looks);
-            let asleep = seen == looks && !(*part).mailbox.is_empty();
+            let to_do = !(*part).mailbox.is_empty() || (*part).stashed.look() > LEAST_ROOM;
+            let asleep = seen == looks && to_do;
             (*part).asleep.store(asleep, Relaxed);
             asleep
         }

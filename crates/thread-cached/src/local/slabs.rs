@@ -97,6 +97,7 @@ impl Local {
             }
             first.store(ASIDE, Relaxed);
             (*local.as_ptr()).stash.put(run.desc(), run.pages);
+            Self::show_stash(local);
         }
     }
 
@@ -107,7 +108,11 @@ impl Local {
     /// The part is this thread's.
     pub(crate) unsafe fn from_stash(local: NonNull<Self>, pages: usize) -> Option<Run> {
         // SAFETY: the caller promises its own part.
-        unsafe { (*local.as_ptr()).stash.take(pages).map(|run| Self::run_of(local, run)) }
+        unsafe {
+            let run = (*local.as_ptr()).stash.take(pages)?;
+            Self::show_stash(local);
+            Some(Self::run_of(local, run))
+        }
     }
 
     /// How many runs of so many pages to take at a time, none of which is kept.
@@ -158,8 +163,17 @@ impl Local {
     unsafe fn let_go<R: Runs>(local: NonNull<Self>, kept: Chain, runs: &mut R) {
         if !kept.is_empty() {
             // SAFETY: the caller promises the part that kept them. Nobody uses them.
-            unsafe { runs.release(kept.map(|run| Self::run_of(local, run))) };
+            unsafe {
+                Self::show_stash(local);
+                runs.release(kept.map(|run| Self::run_of(local, run)));
+            }
         }
+    }
+
+    /// Says to others how many pages are kept.
+    unsafe fn show_stash(local: NonNull<Self>) {
+        // SAFETY: the caller promises its own part, or one that it looks after.
+        unsafe { (*local.as_ptr()).stashed.set((*local.as_ptr()).stash.pages()) };
     }
 
     /// A run of the part's heap, by its descriptor.

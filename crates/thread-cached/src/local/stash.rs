@@ -55,6 +55,11 @@ impl Stash {
         self.room = (used / (SHARE * threads)).clamp(LEAST_ROOM, MOST_ROOM);
     }
 
+    /// How many pages are kept.
+    pub(super) fn pages(&self) -> usize {
+        self.pages
+    }
+
     /// How many pages may be kept beyond those in any case: some from 1 MiB in use on, if the part is the only one.
     pub(super) fn extra_room(&self) -> usize {
         self.room - LEAST_ROOM
