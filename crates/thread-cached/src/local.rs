@@ -152,8 +152,6 @@ pub(crate) struct Local {
     /// A bit for each class whose bin was ever filled.
     ever_filled: u128,
     stash: Stash,
-    /// How many pages are in it, for others.
-    stashed: Shown<usize>,
     /// Bytes that bins have room for beyond what is kept anyhow.
     beyond: usize,
     /// All parts of the heap.
@@ -161,7 +159,9 @@ pub(crate) struct Local {
     pub(crate) mailbox: Mailbox,
     /// How often the owner looked for what came home.
     looks: Shown<u16>,
-    /// The same when others asked for it last; under the lock of the page heap.
+    /// How many pages are in the stash, for others.
+    stashed: Shown<u16>,
+    /// How often the owner had looked when others asked for it last; under the lock of the page heap.
     looks_seen: u16,
     /// Whether there was something to be done then, and the owner had not looked for it since they asked before.
     pub(crate) asleep: AtomicBool,

@@ -9,6 +9,7 @@ use heapwright_backends::Mmap;
 use heapwright_core::misuse::{OnMisuse, set_on_misuse};
 use heapwright_core::{FutexMutex, HeapBackend, HeapError, New, Region, Strategy, hand_on};
 use heapwright_policies::BestFitTree;
+use heapwright_testkit::Rng;
 use heapwright_thread_cached::{Design, ThreadCached};
 
 /// A block on its way to another thread.
@@ -184,6 +185,86 @@ fn an_object_freed_twice_in_a_row_elsewhere_is_found_at_once() {
             });
         });
     }
+}
+
+#[test]
+fn an_object_freed_twice_in_a_row_is_found_when_it_goes_home_in_between() {
+    for size in [64, 2000, 5000] {
+        for (ends, has_own) in [(false, false), (false, true), (true, false), (true, true)] {
+            let heap = &<ThreadCached>::new();
+            thread::scope(|scope| {
+                let (give, given) = mpsc::channel();
+                let (wake, sleep) = mpsc::channel::<()>();
+                let owner = scope.spawn(move || {
+                    for _ in 0..1000 {
+                        give.send(Sent(heap.allocate(layout(size)).unwrap())).unwrap();
+                    }
+                    drop(give);
+                    if !ends {
+                        sleep.recv().unwrap_err();
+                    }
+                });
+                let blocks: Vec<_> = given.into_iter().collect();
+                if ends {
+                    owner.join().unwrap();
+                }
+                if has_own {
+                    heap.allocate(layout(size)).unwrap();
+                }
+                for Sent(block) in blocks {
+                    // SAFETY: in use; the second free is refused.
+                    unsafe {
+                        assert_eq!(heap.deallocate(block), Ok(()));
+                        let double = HeapError::DoubleFree(block.addr().get());
+                        assert_eq!(
+                            heap.deallocate(block),
+                            Err(double),
+                            "{size}, {ends}, {has_own}"
+                        );
+                    }
+                }
+                drop(wake);
+            });
+        }
+    }
+}
+
+#[test]
+fn an_object_that_went_home_and_came_again_may_be_freed_again() {
+    let heap = &<ThreadCached>::new();
+    let free = |block: NonNull<u8>| {
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block).unwrap() };
+    };
+    thread::scope(|scope| {
+        let (give, given) = mpsc::sync_channel(0);
+        let (ask, asked) = mpsc::sync_channel::<usize>(0);
+        scope.spawn(move || {
+            // All is sent home by an unknown number of objects: few of those freed last are the last to go.
+            let (mut last, mut met) = (None, 0);
+            while let Ok(count) = asked.recv() {
+                // What came home is looked at when none is at hand; that which went home last goes first.
+                let mut blocks = Vec::new();
+                while blocks.len() < count || blocks.len() < 2000 && blocks.last().copied() != last
+                {
+                    blocks.push(heap.allocate(layout(64)).unwrap());
+                }
+                met += usize::from(blocks.last().copied() == last);
+                blocks.reverse();
+                blocks.drain(count..).for_each(free);
+                last = blocks.last().copied();
+                give.send(blocks.into_iter().map(Sent).collect::<Vec<_>>()).unwrap();
+            }
+            assert!(met > 0, "some came again");
+        });
+        let mut rng = Rng::new(8);
+        for _ in 0..3000 {
+            ask.send(1 + rng.below(130)).unwrap();
+            given.recv().unwrap().into_iter().for_each(|Sent(block)| free(block));
+        }
+        drop(ask);
+    });
+    heap.check().unwrap();
 }
 
 /// A backend that keeps what it gave, and gives nothing but zeros.

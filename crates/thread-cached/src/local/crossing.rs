@@ -24,13 +24,16 @@ use crate::shown::Shown;
 /// Objects of other threads' slabs, before they go home.
 pub(super) struct Outgoing {
     /// How many there are. Others look at the number and at the objects.
-    count: Shown<usize>,
+    count: Shown<u16>,
     /// How many bytes they have.
-    bytes: Cell<usize>,
-    /// The first is none, so that there is always one that was put here last.
+    bytes: Cell<u32>,
+    /// The first is the one that was put here last before they went home, so that there always is one.
     objects: [Shown<*mut u8>; 1 + PARCEL],
     /// The entry of each one's page when it was freed.
     entries: [Cell<Entry>; 1 + PARCEL],
+    /// The parcel in which the first of the objects went, as long as its slab is ours; it may have come home since. None, if
+    /// the object stayed.
+    sent: Cell<*mut Parcel>,
 }
 
 /// Objects go home when so many bytes of them are together.
@@ -62,6 +65,7 @@ impl Outgoing {
             (&raw mut (*at).count).write(Shown::new(0));
             (&raw mut (*at).bytes).write(Cell::new(0));
             (&raw mut (*at).objects[0]).write(Shown::new(ptr::null_mut()));
+            (&raw mut (*at).sent).write(Cell::new(ptr::null_mut()));
         }
     }
 
@@ -73,10 +77,12 @@ impl Outgoing {
     #[inline(always)]
     unsafe fn has_room(&self) -> bool {
         // SAFETY: the caller promises its own.
-        unsafe { self.count.get() + 1 < PARCEL && self.bytes.get() <= OUTGOING_BYTES }
+        unsafe {
+            usize::from(self.count.get()) + 1 < PARCEL && self.bytes.get() <= OUTGOING_BYTES as u32
+        }
     }
 
-    /// Whether an object is the one that was put here just before.
+    /// Whether an object is the one that was put here just before, or before the others went home.
     ///
     /// # Safety
     ///
@@ -84,7 +90,9 @@ impl Outgoing {
     #[inline(always)]
     unsafe fn ends_with(&self, object: NonNull<u8>) -> bool {
         // SAFETY: the caller promises its own; there are as many, behind the first.
-        unsafe { self.objects.get_unchecked(self.count.get()).get() == object.as_ptr() }
+        unsafe {
+            self.objects.get_unchecked(usize::from(self.count.get())).get() == object.as_ptr()
+        }
     }
 
     /// Puts an object here.
@@ -97,13 +105,14 @@ impl Outgoing {
         // SAFETY: the caller promises all this.
         unsafe {
             let count = self.count.get() + 1;
-            self.objects.get_unchecked(count).set(object.as_ptr());
-            self.entries.get_unchecked(count).set(entry);
+            let at = usize::from(count);
+            self.objects.get_unchecked(at).set(object.as_ptr());
+            self.entries.get_unchecked(at).set(entry);
             // Whoever interrupts this thread finds the object first.
             compiler_fence(Release);
             self.count.set(count);
             let size = TABLE.get_unchecked((entry & KIND) as usize).size;
-            self.bytes.set(self.bytes.get() + size as usize);
+            self.bytes.set(self.bytes.get() + size);
         }
     }
 
@@ -115,7 +124,9 @@ impl Outgoing {
     unsafe fn take(&self) -> (usize, [*mut u8; PARCEL], [Entry; PARCEL]) {
         // SAFETY: the caller promises its own. As many as there are were written, and the others are not looked at.
         unsafe {
-            let count = self.count.get();
+            let count = usize::from(self.count.get());
+            self.objects[0].set(self.objects.get_unchecked(count).get());
+            self.sent.set(ptr::null_mut());
             self.count.set(0);
             self.bytes.set(0);
             let objects = self.objects.as_ptr().add(1).cast::<[*mut u8; PARCEL]>();
@@ -190,7 +201,7 @@ impl Local {
         // SAFETY: the caller promises object and part.
         unsafe {
             let addr = object.addr().get();
-            let (.., entry) =
+            let (chunk, page, entry) =
                 Self::locate_slab(local, addr, runs).ok_or(HeapError::InvalidFree(addr))?;
             if !R::OWNS {
                 return Self::post(runs.table(), object).ok_or(HeapError::InvalidFree(addr));
@@ -198,7 +209,12 @@ impl Local {
             let outgoing = &(*local.as_ptr()).outgoing;
             let class = (entry & KIND) as usize;
             let stays = keeps && Self::stays(local, class);
-            if outgoing.ends_with(object)
+            let again = outgoing.ends_with(object);
+            if again {
+                // Its owner may have taken it in.
+                Self::verify(class, chunk.cast(), page, addr)?;
+            }
+            if again && (outgoing.count.get() > 0 || Self::waits(local, class, object, runs))
                 || stays && Self::freed_last(local, class) == object.as_ptr()
             {
                 return Err(HeapError::DoubleFree(addr));
@@ -216,6 +232,36 @@ impl Local {
             }
             Ok(())
         }
+    }
+
+    /// Whether the object that was the last to go home, or stayed then, is free still: it is at hand here, or the parcel that
+    /// it went in is the one left last for its owner. Nobody but us leaves that anywhere.
+    #[cold]
+    unsafe fn waits<R: Runs>(
+        local: NonNull<Self>,
+        class: usize,
+        object: NonNull<u8>,
+        runs: &mut R,
+    ) -> bool {
+        // SAFETY: the caller promises its own part, and an object of a slab, of that class.
+        unsafe {
+            let sent = (*local.as_ptr()).outgoing.sent.get();
+            if sent.is_null() {
+                return Self::freed_last(local, class) == object.as_ptr();
+            }
+            Self::owner(runs.table(), object.as_ptr())
+                .is_some_and(|owner| (*owner.as_ptr()).mailbox.top() == sent)
+        }
+    }
+
+    /// A slab of parcels goes: others may use it for theirs.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's, or one that it looks after.
+    pub(super) unsafe fn forget_parcel(local: NonNull<Self>) {
+        // SAFETY: the caller promises the part.
+        unsafe { (*local.as_ptr()).outgoing.sent.set(ptr::null_mut()) };
     }
 
     /// Whether objects of a class stay, if there is room: larger ones, of which this thread had some before. Who never takes
@@ -324,6 +370,11 @@ impl Local {
                 let objects = objects.iter().map(|&object| NonNull::new_unchecked(object));
                 return objects.for_each(|object| Self::leave(owner, object));
             };
+            // Others may have been sent meanwhile.
+            let outgoing = &(*local.as_ptr()).outgoing;
+            if objects.last() == Some(&outgoing.objects[0].get()) {
+                outgoing.sent.set(parcel.as_ptr());
+            }
             let to = (&raw mut (*parcel.as_ptr()).objects).cast::<*mut u8>();
             to.copy_from_nonoverlapping(objects.as_ptr(), objects.len());
             (*parcel.as_ptr()).count = objects.len();
@@ -535,7 +586,7 @@ impl Local {
             let part = local.as_ptr();
             let looks = (*part).looks.look();
             let seen = mem::replace(&mut (*part).looks_seen, looks);
-            let to_do = !(*part).mailbox.is_empty() || (*part).stashed.look() > LEAST_ROOM;
+            let to_do = !(*part).mailbox.is_empty() || (*part).stashed.look() > LEAST_ROOM as u16;
             let asleep = seen == looks && to_do;
             (*part).asleep.store(asleep, Relaxed);
             asleep
@@ -555,7 +606,7 @@ impl Local {
         // SAFETY: who has the turn takes parcels out of a mailbox, and that is the caller, so those in it stay as they are.
         unsafe {
             let outgoing = &(*local.as_ptr()).outgoing;
-            let gathered = outgoing.objects[1..].iter().take(outgoing.count.look());
+            let gathered = outgoing.objects[1..].iter().take(outgoing.count.look().into());
             gathered.for_each(|object| visit(object.look()));
             let mut parcel = if own { (*local.as_ptr()).mailbox.top() } else { ptr::null_mut() };
             while let Some(here) = NonNull::new(parcel) {

@@ -13,7 +13,7 @@ use super::place::Place;
 use super::stash::Chain;
 use super::{Local, NewSlab, Runs, Slabs};
 use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND, slab_class};
-use crate::classes::{ALL, MAX_SMALL, PAGE, TABLE};
+use crate::classes::{ALL, CLASSES, MAX_SMALL, PAGE, TABLE};
 use crate::pages::Run;
 
 impl Local {
@@ -60,6 +60,10 @@ impl Local {
     pub(crate) unsafe fn put_aside<R: Runs>(local: NonNull<Self>, run: Run, runs: &mut R) {
         // SAFETY: the caller promises its own part, and a run that nobody uses.
         unsafe {
+            let first = Chunk::entry(run.chunk.cast(), run.page).load(Relaxed);
+            if slab_class(first).is_some_and(|class| class >= CLASSES) {
+                Self::forget_parcel(local);
+            }
             let stash = &raw mut (*local.as_ptr()).stash;
             if !R::AT_HAND || !(*stash).keeps(run.pages) {
                 return runs.release([run]);
@@ -173,7 +177,7 @@ impl Local {
     /// Says to others how many pages are kept.
     unsafe fn show_stash(local: NonNull<Self>) {
         // SAFETY: the caller promises its own part, or one that it looks after.
-        unsafe { (*local.as_ptr()).stashed.set((*local.as_ptr()).stash.pages()) };
+        unsafe { (*local.as_ptr()).stashed.set((*local.as_ptr()).stash.pages() as u16) };
     }
 
     /// A run of the part's heap, by its descriptor.
@@ -424,6 +428,7 @@ impl Local {
         // SAFETY: the caller promises the part. Nobody uses what it kept.
         unsafe {
             Self::let_go(local, (*local.as_ptr()).stash.older(true), runs);
+            Self::forget_parcel(local);
         }
         for class in 0..ALL {
             // SAFETY: the caller promises the part; what is in a list is a slab.
