@@ -323,10 +323,19 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
         }
     }
 
-    /// Frees what does not go into a bin at once, and reports a misuse. Called last, so that the path to the bin keeps
-    /// nothing for later, and with the block first, as it comes to `free`.
+    /// Frees what does not go into a bin at once. Called last, so that the path to the bin keeps nothing for later, and with
+    /// the block first, as it comes to `free`. Calls another one last for the same reason.
     #[inline(never)]
     fn free_elsewhere(block: NonNull<u8>, heap: &Self, found: Found) {
+        // SAFETY: found by this thread.
+        if !unsafe { found.gathered(block) } {
+            Self::free_otherwise(block, heap, found);
+        }
+    }
+
+    /// Frees what is not just put with what goes home, and reports a misuse.
+    #[inline(never)]
+    fn free_otherwise(block: NonNull<u8>, heap: &Self, found: Found) {
         // SAFETY: found by this thread.
         if !unsafe { found.freed(block) }
             && let Err(error) = heap.deallocate_slowly(block)
@@ -339,7 +348,11 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[inline(never)]
     fn deallocate_elsewhere(&self, block: NonNull<u8>, found: Found) -> Result<(), HeapError> {
         // SAFETY: found by this thread.
-        if unsafe { found.freed(block) } { Ok(()) } else { self.deallocate_slowly(block) }
+        if unsafe { found.gathered(block) || found.freed(block) } {
+            Ok(())
+        } else {
+            self.deallocate_slowly(block)
+        }
     }
 
     #[cold]
@@ -502,6 +515,18 @@ struct Found {
 }
 
 impl Found {
+    /// Puts the block with what goes home, if it is seen to be a smaller object of another thread's slab, and there is room.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    unsafe fn gathered(self, block: NonNull<u8>) -> bool {
+        let Some(local) = self.local else { return false };
+        // SAFETY: the caller promises the part.
+        unsafe { Local::gather_at_once(local, block, self.entry) }
+    }
+
     /// Frees the block, if it is an object of a chunk that is not near, or of another thread's slab, and there is
     /// room for it.
     ///
@@ -510,9 +535,9 @@ impl Found {
     /// The part is this thread's.
     #[inline(always)]
     unsafe fn freed(self, block: NonNull<u8>) -> bool {
+        let Some(local) = self.local else { return false };
         // SAFETY: the caller promises the part.
-        self.local
-            .is_some_and(|local| unsafe { Local::free_elsewhere_at_once(local, block, self.entry) })
+        unsafe { Local::free_elsewhere_at_once(local, block, self.entry) }
     }
 }
 

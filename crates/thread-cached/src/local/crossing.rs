@@ -137,6 +137,34 @@ impl Outgoing {
 }
 
 impl Local {
+    /// Puts an object with those that go home, if there is room and it does not stay, by the entry of its page; that is zero
+    /// if it is not known.
+    ///
+    /// # Safety
+    ///
+    /// The part is this thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn gather_at_once(
+        local: NonNull<Self>,
+        block: NonNull<u8>,
+        entry: Entry,
+    ) -> bool {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let is_ours = (entry ^ (*local.as_ptr()).tag) <= KIND;
+            let stays = (entry & KIND) as usize >= STAYING;
+            if entry <= KIND || is_ours || stays {
+                return false;
+            }
+            let outgoing = &(*local.as_ptr()).outgoing;
+            if outgoing.ends_with(block) || !outgoing.has_room() {
+                return false;
+            }
+            outgoing.add(block, entry);
+        }
+        true
+    }
+
     /// Frees an object of any slab, if there is room for it in its bin, or with those that go home. The entry of its page
     /// is zero, if it is not known.
     ///
