@@ -49,12 +49,13 @@
 //! those before took long; a run that is taken or freed, and objects that bins have no room for, make it sooner.
 //!
 //! Freed pages that are still present, those of mappings that large blocks left for the next included, are at most 64 MiB
-//! and a quarter of those in use. To these come as many as were needed again, within a tenth of a second or so, when such
-//! were discarded before; an eighth of that is forgotten every tenth. Of what is not needed, half is discarded every tenth
-//! of a second in which anything is done, as whole huge pages, and all after four tenths; and chunks go that serve nothing
-//! and of which nothing else is present. A heap that a single thread fills has small pages made present ahead of need, at a
-//! time at most 64 KiB and a sixteenth of it; those that longer runs leave over wait for shorter ones, or decay. An object
-//! of 1 to 32 KiB that is shrunk to no less than half keeps its size.
+//! and a quarter of those in use, or twice as much where they lie in runs of less than 64 KiB. To these come as many as were
+//! needed again, within a tenth of a second or so, when such were discarded before; an eighth of that is forgotten every
+//! tenth. Of what is not needed, half is discarded every tenth of a second in which anything is done, as whole huge pages,
+//! and all after four tenths; and chunks go that serve nothing and of which nothing else is present. A heap that a single
+//! thread fills has small pages made present ahead of need, at a time at most 64 KiB and a sixteenth of it; those that longer
+//! runs leave over wait for shorter ones, or decay. An object of 1 to 32 KiB that is shrunk to no less than half keeps its
+//! size.
 //!
 //! Huge pages are asked for where memory is seen to be used as a whole, for a huge page that is touched at one place is
 //! present as a whole: where most of what was taken before are objects of at most 8 KiB, or blocks that are seen to be

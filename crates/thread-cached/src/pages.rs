@@ -52,6 +52,10 @@ const EXCHANGES: usize = 64;
 const STAY: usize = 4;
 /// So often idle pages decay by huge ones before what was not needed meanwhile goes, whatever it is.
 const CALM: u8 = 4;
+/// Dirty runs of fewer pages are short.
+const LONG: usize = (64 << 10) / PAGE;
+/// Where idle pages are in short runs, so many times as many may stay.
+const PIECES: usize = 2;
 /// If all but one in so many became idle since pages decayed last, that time begins anew: a program has just shrunk.
 const MOST: usize = 8;
 /// How often dirty pages decay, in milliseconds.
@@ -591,6 +595,29 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
+    /// Discards dirty runs that are not short, the longer ones first, until at most `keep` pages are idle, or there are none
+    /// left. For each run the kernel is asked once, which costs as much as the discarding of some pages: where objects are
+    /// freed at random, what is short becomes long by and by, or serves again.
+    fn discard_long_down_to(&mut self, keep: usize) {
+        for least in [LONG * LONG, LONG] {
+            let request = Request::new(least * DESC);
+            while self.idle_pages() > keep
+                && self.discards
+                && let Some(block) = self.dirty.policy.find(request)
+            {
+                // SAFETY: the block is in the index, so it is a dirty run.
+                unsafe {
+                    let (chunk, page) = self.place(desc_of(block));
+                    let pages = block.size() / DESC;
+                    let run = Run { chunk, page, pages, zeroed: false };
+                    if !self.discard(run, page..page + pages) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
     /// Where more is idle than may be, half of that may stay, and as much as was missed when it had gone: a program that
     /// frees all it has and soon fills it again would fault in the same pages each time.
     fn keep_bound(&mut self) {
@@ -600,7 +627,9 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         if idle > bound {
             self.discard_huge_down_to(stay);
             if self.idle_pages() > bound {
-                // They are in pieces.
+                self.discard_long_down_to(stay);
+            }
+            if self.idle_pages() > PIECES * bound {
                 self.discard_down_to(stay);
             }
             self.thrown += idle - self.idle_pages();

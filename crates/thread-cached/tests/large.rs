@@ -681,6 +681,39 @@ fn aligned_blocks_are_where_others_were() {
     }
 }
 
+/// Mappings that count how often something is to be discarded.
+struct Asked(Mmap, &'static AtomicUsize);
+
+// SAFETY: the mappings are the inner backend's.
+unsafe impl HeapBackend for Asked {
+    unsafe fn discard(&mut self, region: Region) -> bool {
+        self.1.fetch_add(1, Relaxed);
+        // SAFETY: the caller promises the same.
+        unsafe { self.0.discard(region) }
+    }
+
+    hand_on! { 0: page_size, grow, shrink, map, resize }
+}
+
+#[test]
+fn what_is_freed_at_random_is_not_discarded_page_by_page() {
+    let asked: &AtomicUsize = Box::leak(Box::default());
+    let heap = ThreadCached::<Asked>::over(Asked(Mmap::new(), asked));
+    let (mut rng, bytes) = (Rng::new(3), 300 * MIB);
+    let mut blocks: Vec<_> =
+        (0..bytes / 4000).map(|_| heap.allocate(layout(4000)).unwrap()).collect();
+    while !blocks.is_empty() {
+        let block = blocks.swap_remove(rng.below(blocks.len()));
+        // SAFETY: in use.
+        unsafe { heap.deallocate(block) }.unwrap();
+    }
+    let asked = asked.load(Relaxed);
+    println!("asked {asked} times");
+    // Some is discarded as time passes, and at the very end all that is left is in long runs.
+    assert!((100..bytes / (64 << 10)).contains(&asked), "asked {asked} times");
+    heap.check().unwrap();
+}
+
 /// Mappings of which one page cannot be discarded, as if it were locked into memory; and how much was, or went back.
 struct Refusing(Mmap, &'static AtomicUsize, &'static AtomicUsize);
 
