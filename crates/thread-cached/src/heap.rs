@@ -642,8 +642,9 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     }
 
     /// Does for threads that sleep what they would do if they did not: takes in what was left for them, and gives back their
-    /// slabs that serve nothing. Of all threads, as much as there is; or else of those for which something waits, a bounded
-    /// part of it. What they keep at hand is not touched, and who is in the middle of something does it itself.
+    /// slabs that serve nothing and the runs that they keep. Of all threads, as much as there is; or else of those that were
+    /// found asleep, a bounded part of it, and some time later somebody goes on with the rest. What they keep at hand is not
+    /// touched, and who is in the middle of something does it itself.
     fn visit(&self, own: Option<NonNull<Local>>, all: bool) {
         let alone = usize::from(own.is_some());
         if self.lock().threads() <= alone {
@@ -666,7 +667,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             unsafe {
                 next = (*part.as_ptr()).next;
                 if Some(part) != own && (all || (*part.as_ptr()).asleep.load(Relaxed)) {
-                    self.visit_part(part, &mut objects);
+                    self.visit_part(part, &mut objects, all);
                 }
             }
         }
@@ -677,7 +678,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
     }
 
     /// Visits a part, if that is quiet.
-    unsafe fn visit_part(&self, part: NonNull<Local>, objects: &mut usize) {
+    unsafe fn visit_part(&self, part: NonNull<Local>, objects: &mut usize, all: bool) {
         let _visiting = self.visitors.lock();
         let mut visitor = Keeper::<B, L, D, false>(self);
         // SAFETY: the caller promises a part. The owner of one that is visited and not busy waits before it touches anything
@@ -686,19 +687,23 @@ impl<B: HeapBackend, L: RawMutex, D: Design> Shared<B, L, D> {
             let turn = &(*part.as_ptr()).turn;
             turn.come();
             // In this order: the owner may just have ended.
-            if barrier_for_all() && !turn.is_busy() && !self.is_orphan(part) {
+            if barrier_for_all() && !turn.is_busy() && self.needs_visits(part, all) {
                 Local::receive_some(part, objects, &mut visitor);
                 Local::settle(part, &mut visitor);
+                if *objects > 0 {
+                    // All is done.
+                    (*part.as_ptr()).asleep.store(false, Relaxed);
+                }
             }
             turn.go();
         }
     }
 
-    /// Whether a part belongs to no thread.
-    unsafe fn is_orphan(&self, part: NonNull<Local>) -> bool {
+    /// Whether a part is a thread's, and, if not all are meant, of one that sleeps.
+    unsafe fn needs_visits(&self, part: NonNull<Local>, all: bool) -> bool {
         let _central = self.lock();
         // SAFETY: the caller promises a part, and this is under the lock.
-        unsafe { (*part.as_ptr()).orphan }
+        unsafe { !(*part.as_ptr()).orphan && (all || Local::sleeps_on(part)) }
     }
 
     /// Before the heap grows by a run of so many pages, bins that hold more than they need give some back, and so do runs

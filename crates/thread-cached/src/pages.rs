@@ -5,10 +5,10 @@
 //! the backend is asked for another chunk. Neighbours of the same kind are merged at once (boundary tags: Knuth 1968).
 //!
 //! Dirty pages decay: of what was not needed for a tenth of a second half is discarded, as whole huge pages; of what was
-//! not for four tenths, all; and what exceeds a bound goes at once (Jason Evans, *jemalloc*, 2014, has decay by time; here
-//! nobody but the callers drives it). So do the mappings that large blocks left (`mapped`). And a large run that only a
-//! clean one serves first makes as many idle pages clean, so that what is present does not grow by it, but for a quarter
-//! of what is in use.
+//! not for four tenths, all; and what exceeds a bound goes at once, if it is in runs that are not short (Jason Evans,
+//! *jemalloc*, 2014, has decay by time; here nobody but the callers drives it). So do the mappings that large blocks left
+//! (`mapped`). And a large run that only a clean one serves first makes as many idle pages clean, so that what is present
+//! does not grow by it, but for a quarter of what is in use.
 //!
 //! Invariants, besides those of the chunks: a free run is in the index of its kind; no two neighbours are of the same
 //! kind; `pages` of an index is the sum of its runs; the pages that are clean are counted for each part of a chunk that a
@@ -44,7 +44,8 @@ const LEAST_SHIFT: u32 = 16;
 /// Units of the address space that the first table covers.
 const FIRST_UNITS: usize = 256;
 
-/// Dirty pages beyond this many, a quarter of those in use, and [what was missed](Pages::missed), are discarded at once.
+/// Dirty pages beyond this many, a quarter of those in use, and [what was missed](Pages::missed), are discarded at once, but
+/// for [short](LONG) runs.
 const DIRTY_BOUND: usize = (64 << 20) / PAGE;
 /// From this many pages on a request makes dirty pages clean before it takes clean ones.
 const EXCHANGES: usize = 64;
@@ -496,7 +497,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
     /// serve again: that is for those that are not needed for long.
     fn discard_huge_down_to(&mut self, keep: usize) {
         if !self.growth.has_huge_pages() {
-            return self.discard_down_to(keep);
+            return;
         }
         self.give_back_spares(self.idle_pages().saturating_sub(keep));
         // So long a run has a whole huge page, wherever it starts.
@@ -595,8 +596,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
         }
     }
 
-    /// Discards dirty runs that are not short, the longer ones first, until at most `keep` pages are idle, or there are none
-    /// left. For each run the kernel is asked once, which costs as much as the discarding of some pages: where objects are
+    /// Discards dirty runs that are not short, at first those of half a MiB or more, until at most `keep` pages are idle, or
+    /// there are none left. For each run the kernel is asked once, which costs as much as the discarding of some pages: where objects are
     /// freed at random, what is short becomes long by and by, or serves again.
     fn discard_long_down_to(&mut self, keep: usize) {
         for least in [LONG * LONG, LONG] {
@@ -611,7 +612,8 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
                     let pages = block.size() / DESC;
                     let run = Run { chunk, page, pages, zeroed: false };
                     if !self.discard(run, page..page + pages) {
-                        return;
+                        // It would be the first that is found again.
+                        return self.discard_down_to(keep);
                     }
                 }
             }
@@ -629,7 +631,7 @@ impl<B: HeapBackend, P: Policy> Pages<B, P> {
             if self.idle_pages() > bound {
                 self.discard_long_down_to(stay);
             }
-            if self.idle_pages() > PIECES * bound {
+            if self.idle_pages() > PIECES * least + self.missed {
                 self.discard_down_to(stay);
             }
             self.thrown += idle - self.idle_pages();

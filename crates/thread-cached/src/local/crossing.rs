@@ -31,8 +31,8 @@ pub(super) struct Outgoing {
     objects: [Shown<*mut u8>; 1 + PARCEL],
     /// The entry of each one's page when it was freed.
     entries: [Cell<Entry>; 1 + PARCEL],
-    /// The parcel in which the first of the objects went, as long as its slab is ours; it may have come home since. None, if
-    /// the object stayed.
+    /// The parcel in which the first of the objects went, if it did, as long as its slab is known to be ours; it may have come
+    /// home since.
     sent: Cell<*mut Parcel>,
 }
 
@@ -92,6 +92,23 @@ impl Outgoing {
         // SAFETY: the caller promises its own; there are as many, behind the first.
         unsafe {
             self.objects.get_unchecked(usize::from(self.count.get())).get() == object.as_ptr()
+        }
+    }
+
+    /// Puts an object here, if there is room and it is not the one that was put here just before. Says whether it did.
+    ///
+    /// # Safety
+    ///
+    /// As [`add`](Self::add), but for the room.
+    #[inline(always)]
+    unsafe fn put(&self, object: NonNull<u8>, entry: Entry) -> bool {
+        // SAFETY: the caller promises its own, and the entry.
+        unsafe {
+            let puts = !self.ends_with(object) && self.has_room();
+            if puts {
+                self.add(object, entry);
+            }
+            puts
         }
     }
 
@@ -156,13 +173,8 @@ impl Local {
             if entry <= KIND || is_ours || stays {
                 return false;
             }
-            let outgoing = &(*local.as_ptr()).outgoing;
-            if outgoing.ends_with(block) || !outgoing.has_room() {
-                return false;
-            }
-            outgoing.add(block, entry);
+            (*local.as_ptr()).outgoing.put(block, entry)
         }
-        true
     }
 
     /// Frees an object of any slab, if there is room for it in its bin, or with those that go home. The entry of its page
@@ -202,12 +214,8 @@ impl Local {
                     return false;
                 }
             }
-            if !outgoing.has_room() {
-                return false;
-            }
-            outgoing.add(block, entry);
+            outgoing.put(block, entry)
         }
-        true
     }
 
     /// Puts an object of another thread's slab with those that go home. If so asked, it stays if it is a larger one, and some
@@ -237,14 +245,18 @@ impl Local {
             let outgoing = &(*local.as_ptr()).outgoing;
             let class = (entry & KIND) as usize;
             let stays = keeps && Self::stays(local, class);
-            let again = outgoing.ends_with(object);
-            if again {
-                // Its owner may have taken it in.
-                Self::verify(class, chunk.cast(), page, addr)?;
+            let gathered = outgoing.count.get() > 0;
+            let mut twice = stays && Self::freed_last(local, class) == object.as_ptr();
+            if outgoing.ends_with(object) {
+                twice |= gathered;
+                // What comes from a bin may have been the last that might have gone, and have stayed.
+                if keeps && !gathered {
+                    // Its owner may have taken it in.
+                    Self::verify(class, chunk.cast(), page, addr)?;
+                    twice |= Self::waits(local, class, object, runs);
+                }
             }
-            if again && (outgoing.count.get() > 0 || Self::waits(local, class, object, runs))
-                || stays && Self::freed_last(local, class) == object.as_ptr()
-            {
+            if twice {
                 return Err(HeapError::DoubleFree(addr));
             }
             if stays && Self::push(local, class, object) {
@@ -263,7 +275,8 @@ impl Local {
     }
 
     /// Whether the object that was the last to go home, or stayed then, is free still: it is at hand here, or the parcel that
-    /// it went in is the one left last for its owner. Nobody but us leaves that anywhere.
+    /// it went in is the one left last for its owner. Nobody but us leaves that in another's mailbox, and whenever something
+    /// is sent, and when the slab that the parcel is from goes, it is forgotten.
     #[cold]
     unsafe fn waits<R: Runs>(
         local: NonNull<Self>,
@@ -618,6 +631,19 @@ impl Local {
             let asleep = seen == looks && to_do;
             (*part).asleep.store(asleep, Relaxed);
             asleep
+        }
+    }
+
+    /// Whether the owner has not looked since that was noted, either.
+    ///
+    /// # Safety
+    ///
+    /// It is a part, and the lock of the page heap is held.
+    pub(crate) unsafe fn sleeps_on(local: NonNull<Self>) -> bool {
+        // SAFETY: the caller promises the part.
+        unsafe {
+            let part = local.as_ptr();
+            (*part).asleep.load(Relaxed) && (*part).looks.look() == (*part).looks_seen
         }
     }
 
