@@ -107,6 +107,14 @@ macro_rules! __functions {
         #[allow(unused_imports)]
         use $crate::export::libc::{FILE, c_int, c_void, mallinfo as Info, mallinfo2 as Info2};
         $(
+            // At the beginning of a cache line, wherever the linker puts it: it is the beginning of a section of its own.
+            mod $symbol {
+                core::arch::global_asm!(
+                    concat!(".pushsection .text.", stringify!($symbol), ",\"ax\",@progbits"),
+                    ".p2align 6",
+                    ".popsection",
+                );
+            }
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $symbol($($argument: $type),*) $(-> $result)? {
                 // SAFETY: the caller keeps to what C, or C++, asks of it.

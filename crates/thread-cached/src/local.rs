@@ -3,7 +3,7 @@
 //! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
 //! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
 //! that is cold stays so. A bin has few slots, beside those of the other classes, until they are too few. One that is
-//! empty is filled from what came home, or from a slab, half of it at a time and by rising address; one that is full
+//! empty is filled from what came home, or from slabs, half of it at a time and by rising address; one that is full
 //! gives its older half back, each object to the slab that it is from: its bit is set there. So does, now and then and
 //! before the heap grows, one that was not filled for some time. Of large classes a few are kept where the heap is so large
 //! that they are little. Objects in slabs of other threads go home, or stay in bins as well.
@@ -73,6 +73,9 @@ struct Slabs {
 
 /// Of what the bins of all classes may hold beyond what is kept anyhow, that of one may hold one of so many parts.
 const SHARES: usize = 16;
+
+/// So many slabs at most fill a bin together.
+const SLABS_AT_ONCE: usize = 4;
 
 /// At most so many bins are passed on the way to one that has something to give back.
 const PASSED: usize = CLASSES / 3;
@@ -914,12 +917,21 @@ impl Local {
             };
             let wanted = if singly { 1 } else { wanted };
             Self::fill(local, class, wanted, runs)?;
+            // Where objects are freed at random, each of many slabs has few.
+            let slabs = &raw const (*local.as_ptr()).classes[class];
+            for _ in 1..SLABS_AT_ONCE {
+                let held = Self::bin(local, class).get().held(class);
+                if held >= wanted || (*slabs).first.is_null() {
+                    break;
+                }
+                Self::fill(local, class, wanted - held, runs);
+            }
             Self::take(local, class)
         }
     }
 
-    /// Puts up to `wanted` objects of a slab into the bin of a class, at least one unless it is full: it was empty, but
-    /// objects may have come home while the slab was looked for, if something was not as it should be.
+    /// Puts up to `wanted` objects of a slab into the bin of a class, at least one unless it is full: objects may have come
+    /// home while the slab was looked for, if something was not as it should be.
     unsafe fn fill<R: Runs>(
         local: NonNull<Self>,
         class: usize,
