@@ -115,22 +115,22 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.53 | 1.12 |
-//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.53 | 1.12 |
+//! | all as it is | | | 0.54 | 1.11 |
+//! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.54 | 1.12 |
 //! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.13 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.53 | 1.13 |
-//! | huge pages | from 2 MiB on while the heap grows on, up to 64 KiB of small ones at a time otherwise | always from there on | 0.50 | 1.25 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.55 | 1.17 |
+//! | huge pages | from 2 MiB on while the heap grows on, up to 64 KiB of small ones at a time otherwise | always from there on | 0.52 | 1.25 |
 //! | | | never, and small ones one by one | 0.62 | 1.08 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.56 | 1.12 |
-//! | | | one object | 1.08 | 1.10 |
-//! | backend | mappings | the program break, which has no huge pages | 0.60 | 1.10 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.53 | 1.13 |
-//! | checks | those that cost nothing | all ([`Checked`]) | 1.36 | 1.09 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.57 | 1.12 |
+//! | | | one object | 1.08 | 1.11 |
+//! | backend | mappings | the program break, which has no huge pages | 0.61 | 1.10 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.55 | 1.11 |
+//! | checks | those that cost nothing | all ([`Checked`]) | 1.37 | 1.09 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
 //! need few of them, and a heap then holds up to 2 MiB more, which is much of so little: those that are asked for where a
-//! heap is likely to grow on take a tenth off the time for a twentieth more memory, and all others from 2 MiB on another
-//! fifteenth for an eighth ([`Design::HUGE_FROM`] is 1 MiB there). Large heaps have them either way; who wants small ones
+//! heap is likely to grow on take an eighth off the time for a thirtieth more memory, and all others from 2 MiB on another
+//! thirtieth for an eighth ([`Design::HUGE_FROM`] is 1 MiB there). Large heaps have them either way; who wants small ones
 //! fast sets [`Design::HUGE_FROM`] lower. Which run serves matters little, since most are of one page: means of such a run
 //! differ by some 4 per cent from one time to the next. What threads keep at hand is half of the speed and little memory,
 //! for what lies idle there goes back.
