@@ -348,11 +348,7 @@ impl<B: HeapBackend, L: RawMutex, D: Design> ThreadCached<B, L, D> {
     #[inline(never)]
     fn deallocate_elsewhere(&self, block: NonNull<u8>, found: Found) -> Result<(), HeapError> {
         // SAFETY: found by this thread.
-        if unsafe { found.gathered(block) || found.freed(block) } {
-            Ok(())
-        } else {
-            self.deallocate_slowly(block)
-        }
+        if unsafe { found.freed(block) } { Ok(()) } else { self.deallocate_slowly(block) }
     }
 
     #[cold]
