@@ -82,6 +82,11 @@ const PASSED: usize = CLASSES / 3;
 
 const _: () = assert!(ALL <= u128::BITS as usize);
 
+/// Whether the bits that are set are the lowest ones.
+fn is_one_run(bits: u64) -> bool {
+    bits & bits.wrapping_add(1) == 0
+}
+
 /// How many classes are passed from one on, by turns, to one of a set; too many, if it has none.
 fn passed(set: u128, from: usize) -> usize {
     let set = set & ((1 << CLASSES) - 1);
@@ -956,29 +961,36 @@ impl Local {
             let bits = Desc::bits(slab);
             let size = TABLE[class].size as usize;
             Self::count_drawn(local, usize::from(count) * size);
-            // The lowest on top. Free objects mostly lie side by side: they are taken run by run.
+            // The lowest on top.
             let filled = now.with(count);
             let mut slot = Self::slot(local, filled.top());
             let start = Self::start(slab).as_ptr();
             let (mut word, mut left) = (0, u32::from(count));
             while left > 0 {
                 debug_assert!(word < bits.len(), "a slab counts its free objects");
-                let free = bits.get_unchecked(word).get();
-                if free == 0 {
-                    word += 1;
-                    continue;
-                }
+                let mut free = bits.get_unchecked(word).get();
+                let first = start.add(word * 64 * size);
                 let lowest = free.trailing_zeros();
-                let run = (free >> lowest).trailing_ones().min(left);
-                let mut object = start.add((word * 64 + lowest as usize) * size);
-                for _ in 0..run {
-                    (*slot).set(object);
-                    slot = slot.sub(1);
-                    object = object.wrapping_add(size);
+                if free != 0 && is_one_run(free >> lowest) {
+                    let run = (free >> lowest).trailing_ones().min(left);
+                    let mut object = first.add(lowest as usize * size);
+                    for _ in 0..run {
+                        (*slot).set(object);
+                        slot = slot.sub(1);
+                        object = object.wrapping_add(size);
+                    }
+                    left -= run;
+                    free &= !((u64::MAX >> (64 - run)) << lowest);
+                } else {
+                    while free != 0 && left > 0 {
+                        (*slot).set(first.add(free.trailing_zeros() as usize * size));
+                        slot = slot.sub(1);
+                        free &= free - 1;
+                        left -= 1;
+                    }
                 }
-                let taken = (u64::MAX >> (64 - run)) << lowest;
-                bits.get_unchecked(word).set(free & !taken);
-                left -= run;
+                bits.get_unchecked(word).set(free);
+                word += 1;
             }
             (*desc).free -= count;
             bin.set(filled);

@@ -46,17 +46,21 @@ impl Place {
         }
     }
 
+    /// The number of the object at an address.
+    #[inline(always)]
+    fn index(&self, addr: usize) -> Result<usize, HeapError> {
+        let offset = addr.wrapping_sub(self.start);
+        match divided(offset, self.reciprocal) {
+            Some(index) if offset < self.capacity * self.size => Ok(index),
+            _ => Err(HeapError::InvalidFree(addr)),
+        }
+    }
+
     /// The word and the bit of the object at an address.
     #[inline(always)]
     pub(super) fn bit(&self, addr: usize) -> Result<(*const Shown<u64>, u64), HeapError> {
-        let offset = addr.wrapping_sub(self.start);
-        if offset < self.capacity * self.size
-            && let Some(index) = divided(offset, self.reciprocal)
-        {
-            Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
-        } else {
-            Err(HeapError::InvalidFree(addr))
-        }
+        let index = self.index(addr)?;
+        Ok((self.bits.wrapping_add(index / 64), 1 << (index % 64)))
     }
 
     /// Sets the bit of an object. The slab knows when it is [`put_down`](Self::put_down).
@@ -74,8 +78,7 @@ impl Place {
         Ok(())
     }
 
-    /// Sets the bits of objects from `at` on, up to the first that lies elsewhere. Those that follow each other in memory, up
-    /// or down, as they do where much is freed in the order it was allocated in, have theirs set together.
+    /// Sets the bits of objects from `at` on, up to the first that lies elsewhere.
     ///
     /// # Errors
     ///
@@ -89,7 +92,11 @@ impl Place {
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises that many objects, and a slab of its own.
         unsafe {
+            if row(objects.add(*at), count - *at, self.size).is_some() {
+                self.free_rows(objects, at, count);
+            }
             let Self { start, size, capacity, reciprocal, bits, .. } = *self;
+            let bytes = capacity * size;
             let first = *at;
             let mut next = first;
             let mut wrong = false;
@@ -97,7 +104,7 @@ impl Place {
             let (mut at_word, mut word) = (0, (*bits).get());
             while next < count {
                 let offset = objects.add(next).read().addr().wrapping_sub(start);
-                if offset >= capacity * size {
+                if offset >= bytes {
                     break;
                 }
                 let Some(index) = divided(offset, reciprocal) else {
@@ -109,35 +116,53 @@ impl Place {
                     at_word = index / 64;
                     word = (*bits.add(at_word)).get();
                 }
-                let bit = index % 64;
-                let (here, left) = (objects.add(next), count - next);
-                let to_next =
-                    if left > 1 { (*here.add(1)).addr().wrapping_sub((*here).addr()) } else { 0 };
-                // Those in a row with it are of this slab, and have their bits in this word.
-                let (lowest, mut run) = if to_next == size {
-                    (bit, in_a_row(here, left.min(64 - bit).min(capacity - index), to_next))
-                } else if to_next == size.wrapping_neg() {
-                    let run = in_a_row(here, left.min(bit + 1), to_next);
-                    (bit + 1 - run, run)
-                } else {
-                    (bit, 1)
-                };
-                let mut these = (u64::MAX >> (64 - run)) << lowest;
-                if word & these != 0 {
-                    // Not all of them are in use: one by one, up to the first that is not.
-                    (these, run) = (1 << bit, 1);
-                }
-                if word & these != 0 {
+                let bit = 1 << (index % 64);
+                if word & bit != 0 {
                     wrong = true;
                     break;
                 }
-                word |= these;
-                next += run;
+                word |= bit;
+                next += 1;
             }
             (*bits.add(at_word)).set(word);
             self.freed += (next - first) as u16;
             *at = next;
             if wrong { self.free(objects.add(next).read().addr()) } else { Ok(()) }
+        }
+    }
+
+    /// Sets the bits of objects from `at` on that follow each other in memory, up or down, those of a word together: as far as
+    /// they do, lie here, and are in use.
+    #[inline(never)]
+    unsafe fn free_rows(&mut self, objects: *const *mut u8, at: &mut usize, count: usize) {
+        // SAFETY: the caller promises that many objects, and a slab of its own.
+        unsafe {
+            while let Some(step) = row(objects.add(*at), count - *at, self.size) {
+                let addr = objects.add(*at).read().addr();
+                let Ok(index) = self.index(addr) else { return };
+                // Those behind it that have their bits in the same word.
+                let first = index % 64;
+                let up = step == self.size;
+                let most = if up { (64 - first).min(self.capacity - index) } else { first + 1 };
+                let most = most.min(count - *at);
+                let follows = |at: usize, row: *const *mut u8| {
+                    (*row.add(at)).addr() == addr.wrapping_add(at.wrapping_mul(step))
+                };
+                let mut run = 1;
+                while run < most && follows(run, objects.add(*at)) {
+                    run += 1;
+                }
+                let lowest = if up { first } else { first + 1 - run };
+                let these = (u64::MAX >> (64 - run)) << lowest;
+                let word = self.bits.add(index / 64);
+                let bits = (*word).get();
+                if bits & these != 0 {
+                    return;
+                }
+                (*word).set(bits | these);
+                self.freed += run as u16;
+                *at += run;
+            }
         }
     }
 
@@ -157,23 +182,26 @@ impl Place {
     }
 }
 
-/// How many of at most so many objects, one at least, lie in a row, each so many bytes behind the one before it.
+/// How many bytes each of some objects lies behind the one before it, if so many of them probably follow each other in memory,
+/// up or down, that to look for them pays.
 ///
 /// # Safety
 ///
 /// There are that many.
 #[inline(always)]
-unsafe fn in_a_row(objects: *const *mut u8, most: usize, step: usize) -> usize {
-    let mut count = 1;
-    // SAFETY: the caller promises the objects.
-    unsafe {
-        let mut expected = (*objects).addr().wrapping_add(step);
-        while count < most && (*objects.add(count)).addr() == expected {
-            count += 1;
-            expected = expected.wrapping_add(step);
-        }
+unsafe fn row(objects: *const *mut u8, count: usize, size: usize) -> Option<usize> {
+    const ROW: usize = 16;
+    if count < ROW {
+        return None;
     }
-    count
+    // SAFETY: the caller promises the objects.
+    let to_last = unsafe { (*objects.add(ROW - 1)).addr().wrapping_sub((*objects).addr()) };
+    let up = (ROW - 1) * size;
+    match to_last {
+        _ if to_last == up => Some(size),
+        _ if to_last == up.wrapping_neg() => Some(size.wrapping_neg()),
+        _ => None,
+    }
 }
 
 /// The quotient of an offset in a slab and the size whose reciprocal this is, if there is no remainder: then what is
