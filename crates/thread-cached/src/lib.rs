@@ -136,6 +136,7 @@
 //! for what lies idle there goes back.
 #![no_std]
 
+mod ahead;
 mod chunk;
 mod classes;
 mod heap;

@@ -48,6 +48,7 @@ use self::place::Place;
 pub(crate) use self::place::divided;
 use self::stash::Stash;
 use self::ticks::Ticks;
+use crate::ahead;
 use crate::chunk::{CHUNK_SHIFT, Chunk, Desc, Entry, Table, slab_class, slab_entry};
 use crate::classes::{
     ALL, ALL_KEPT, CLASSES, Class, FEW, GRANULES, KEPT, MAX_SMALL, PAGE, PAGE_SHIFT, SHARING,
@@ -76,6 +77,9 @@ const SHARES: usize = 16;
 
 /// So many slabs at most fill a bin together.
 const SLABS_AT_ONCE: usize = 4;
+
+/// The descriptor of an object that is given back is fetched so many places ahead.
+const AHEAD: usize = 6;
 
 /// At most so many bins are passed on the way to one that has something to give back.
 const PASSED: usize = CLASSES / 3;
@@ -931,6 +935,7 @@ impl Local {
                 }
                 Self::fill(local, class, wanted - held, runs);
             }
+            ahead::fetch((*slabs).first);
             Self::take(local, class)
         }
     }
@@ -983,7 +988,9 @@ impl Local {
                     free &= !((u64::MAX >> (64 - run)) << lowest);
                 } else {
                     while free != 0 && left > 0 {
-                        (*slot).set(first.add(free.trailing_zeros() as usize * size));
+                        let object = first.add(free.trailing_zeros() as usize * size);
+                        ahead::fetch(object);
+                        (*slot).set(object);
                         slot = slot.sub(1);
                         free &= free - 1;
                         left -= 1;
@@ -1056,6 +1063,9 @@ impl Local {
         unsafe {
             let mut at = 0;
             while at < count {
+                if at + AHEAD < count {
+                    Self::fetch_desc(local, objects.add(at + AHEAD).read().addr());
+                }
                 let object = objects.add(at).read();
                 if let Some((chunk, page)) = Self::place(local, class, object.addr()) {
                     Self::give_back_here(local, class, chunk, page, objects, &mut at, count, runs);
@@ -1065,6 +1075,17 @@ impl Local {
                     }
                     at += 1;
                 }
+            }
+        }
+    }
+
+    /// Fetches the descriptor of the page of an object, if its chunk is near.
+    #[inline(always)]
+    unsafe fn fetch_desc(local: NonNull<Self>, addr: usize) {
+        // SAFETY: the caller promises its own part, and an object.
+        unsafe {
+            if let Some((chunk, page)) = Self::find_near(local, addr) {
+                ahead::fetch(Chunk::desc(chunk.cast(), page).as_ptr());
             }
         }
     }
