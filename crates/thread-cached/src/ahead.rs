@@ -8,7 +8,7 @@ use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// Has the processor fetch the line of an address, which may be any.
 #[inline(always)]
-pub(crate) fn fetch<T>(place: *const T) {
+pub(crate) fn fetch(place: *const u8) {
     // SAFETY: a hint, which reads nothing and never fails.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
 }

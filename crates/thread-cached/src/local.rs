@@ -1,12 +1,13 @@
 //! A thread's part of a heap: the objects that it keeps at hand, and the slabs that it owns.
 //!
-//! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No
-//! object is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory
-//! that is cold stays so. A bin has few slots, beside those of the other classes, until they are too few. One that is
-//! empty is filled from what came home, or from slabs, half of it at a time and by rising address; one that is full
-//! gives its older half back, each object to the slab that it is from: its bit is set there. So does, now and then and
-//! before the heap grows, one that was not filled for some time. Of large classes a few are kept where the heap is so large
-//! that they are little. Objects in slabs of other threads go home, or stay in bins as well.
+//! Objects of each class are kept at hand in a stack of pointers, the *bin*; what was freed last is used first. No object
+//! is read or written to be kept, so what a program writes into freed memory breaks nothing here, and memory that is cold
+//! stays so, until a bin is filled with it from scattered places: then it is fetched. A bin has few slots, beside those
+//! of the other classes, until they are too few. One that is empty is filled from what came home, or from slabs, half of
+//! it at a time and by rising address; one that is full gives its older half back, each object to the slab that it is
+//! from: its bit is set there. So does, now and then and before the heap grows, one that was not filled for some time. Of
+//! large classes a few are kept where the heap is so large that they are little. Objects in slabs of other threads go
+//! home, or stay in bins as well.
 //!
 //! Invariants:
 //!
@@ -43,9 +44,9 @@ use heapwright_core::HeapError;
 
 use self::bin::Bin;
 use self::crossing::Outgoing;
-use self::place::Place;
 #[cfg(test)]
 pub(crate) use self::place::divided;
+use self::place::{Place, ones};
 use self::stash::Stash;
 use self::ticks::Ticks;
 use crate::ahead;
@@ -85,11 +86,6 @@ const AHEAD: usize = 6;
 const PASSED: usize = CLASSES / 3;
 
 const _: () = assert!(ALL <= u128::BITS as usize);
-
-/// Whether the bits that are set are the lowest ones.
-fn is_one_run(bits: u64) -> bool {
-    bits & bits.wrapping_add(1) == 0
-}
 
 /// How many classes are passed from one on, by turns, to one of a set; too many, if it has none.
 fn passed(set: u128, from: usize) -> usize {
@@ -935,7 +931,10 @@ impl Local {
                 }
                 Self::fill(local, class, wanted - held, runs);
             }
-            ahead::fetch((*slabs).first);
+            if let Some(next) = NonNull::new((*slabs).first) {
+                // It probably serves next.
+                ahead::fetch(next.as_ptr().cast());
+            }
             Self::take(local, class)
         }
     }
@@ -975,28 +974,32 @@ impl Local {
                 debug_assert!(word < bits.len(), "a slab counts its free objects");
                 let mut free = bits.get_unchecked(word).get();
                 let first = start.add(word * 64 * size);
-                let lowest = free.trailing_zeros();
-                if free != 0 && is_one_run(free >> lowest) {
-                    let run = (free >> lowest).trailing_ones().min(left);
-                    let mut object = first.add(lowest as usize * size);
-                    for _ in 0..run {
-                        (*slot).set(object);
-                        slot = slot.sub(1);
-                        object = object.wrapping_add(size);
+                if free != 0 {
+                    let lowest = free.trailing_zeros();
+                    let run = (free >> lowest).trailing_ones();
+                    if free == ones(run) << lowest {
+                        // They lie side by side, which the processor foresees.
+                        let run = run.min(left);
+                        let mut object = first.add(lowest as usize * size);
+                        for _ in 0..run {
+                            (*slot).set(object);
+                            slot = slot.sub(1);
+                            object = object.wrapping_add(size);
+                        }
+                        left -= run;
+                        free &= !(ones(run) << lowest);
+                    } else {
+                        while free != 0 && left > 0 {
+                            let object = first.add(free.trailing_zeros() as usize * size);
+                            ahead::fetch(object);
+                            (*slot).set(object);
+                            slot = slot.sub(1);
+                            free &= free - 1;
+                            left -= 1;
+                        }
                     }
-                    left -= run;
-                    free &= !((u64::MAX >> (64 - run)) << lowest);
-                } else {
-                    while free != 0 && left > 0 {
-                        let object = first.add(free.trailing_zeros() as usize * size);
-                        ahead::fetch(object);
-                        (*slot).set(object);
-                        slot = slot.sub(1);
-                        free &= free - 1;
-                        left -= 1;
-                    }
+                    bits.get_unchecked(word).set(free);
                 }
-                bits.get_unchecked(word).set(free);
                 word += 1;
             }
             (*desc).free -= count;
@@ -1079,13 +1082,13 @@ impl Local {
         }
     }
 
-    /// Fetches the descriptor of the page of an object, if its chunk is near.
+    /// Fetches the descriptor of the page of an object, as far as it lies in one line, if its chunk is near.
     #[inline(always)]
     unsafe fn fetch_desc(local: NonNull<Self>, addr: usize) {
-        // SAFETY: the caller promises its own part, and an object.
+        // SAFETY: the caller promises its own part; the page is one of the chunk.
         unsafe {
             if let Some((chunk, page)) = Self::find_near(local, addr) {
-                ahead::fetch(Chunk::desc(chunk.cast(), page).as_ptr());
+                ahead::fetch(Chunk::desc(chunk.cast(), page).as_ptr().cast());
             }
         }
     }

@@ -50,9 +50,12 @@ impl Place {
     #[inline(always)]
     fn index(&self, addr: usize) -> Result<usize, HeapError> {
         let offset = addr.wrapping_sub(self.start);
-        match divided(offset, self.reciprocal) {
-            Some(index) if offset < self.capacity * self.size => Ok(index),
-            _ => Err(HeapError::InvalidFree(addr)),
+        if offset < self.capacity * self.size
+            && let Some(index) = divided(offset, self.reciprocal)
+        {
+            Ok(index)
+        } else {
+            Err(HeapError::InvalidFree(addr))
         }
     }
 
@@ -92,6 +95,7 @@ impl Place {
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises that many objects, and a slab of its own.
         unsafe {
+            // Asked here, too: mostly there is none, and no call then.
             if row(objects.add(*at), count - *at, self.size).is_some() {
                 self.free_rows(objects, at, count);
             }
@@ -132,34 +136,31 @@ impl Place {
     }
 
     /// Sets the bits of objects from `at` on that follow each other in memory, up or down, those of a word together: as far as
-    /// they do, lie here, and are in use.
+    /// there seem to be enough in a row, they lie here, and they are in use.
     #[inline(never)]
     unsafe fn free_rows(&mut self, objects: *const *mut u8, at: &mut usize, count: usize) {
-        // SAFETY: the caller promises that many objects, and a slab of its own.
+        // SAFETY: the caller promises that many objects, and a slab of its own. Bits are set of objects that the slab has.
         unsafe {
             while let Some(step) = row(objects.add(*at), count - *at, self.size) {
-                let addr = objects.add(*at).read().addr();
+                let these = objects.add(*at);
+                let addr = (*these).addr();
                 let Ok(index) = self.index(addr) else { return };
-                // Those behind it that have their bits in the same word.
-                let first = index % 64;
+                // So many, with the first, may have their bits in its word.
+                let bit = index % 64;
                 let up = step == self.size;
-                let most = if up { (64 - first).min(self.capacity - index) } else { first + 1 };
+                let most = if up { (64 - bit).min(self.capacity - index) } else { bit + 1 };
                 let most = most.min(count - *at);
-                let follows = |at: usize, row: *const *mut u8| {
-                    (*row.add(at)).addr() == addr.wrapping_add(at.wrapping_mul(step))
+                let follows = |nth: usize| {
+                    (*these.add(nth)).addr() == addr.wrapping_add(step.wrapping_mul(nth))
                 };
-                let mut run = 1;
-                while run < most && follows(run, objects.add(*at)) {
-                    run += 1;
-                }
-                let lowest = if up { first } else { first + 1 - run };
-                let these = (u64::MAX >> (64 - run)) << lowest;
+                let run = (1..most).find(|&nth| !follows(nth)).unwrap_or(most);
+                let mask = ones(run as u32) << if up { bit } else { bit + 1 - run };
                 let word = self.bits.add(index / 64);
                 let bits = (*word).get();
-                if bits & these != 0 {
+                if bits & mask != 0 {
                     return;
                 }
-                (*word).set(bits | these);
+                (*word).set(bits | mask);
                 self.freed += run as u16;
                 *at += run;
             }
@@ -183,11 +184,11 @@ impl Place {
 }
 
 /// How many bytes each of some objects lies behind the one before it, if so many of them probably follow each other in memory,
-/// up or down, that to look for them pays.
+/// up or down, that to look for them pays: which branches go the wrong way where rows are shorter costs more than they save.
 ///
 /// # Safety
 ///
-/// There are that many.
+/// There are that many, to be read.
 #[inline(always)]
 unsafe fn row(objects: *const *mut u8, count: usize, size: usize) -> Option<usize> {
     const ROW: usize = 16;
@@ -196,12 +197,12 @@ unsafe fn row(objects: *const *mut u8, count: usize, size: usize) -> Option<usiz
     }
     // SAFETY: the caller promises the objects.
     let to_last = unsafe { (*objects.add(ROW - 1)).addr().wrapping_sub((*objects).addr()) };
-    let up = (ROW - 1) * size;
-    match to_last {
-        _ if to_last == up => Some(size),
-        _ if to_last == up.wrapping_neg() => Some(size.wrapping_neg()),
-        _ => None,
-    }
+    [size, size.wrapping_neg()].into_iter().find(|step| to_last == step.wrapping_mul(ROW - 1))
+}
+
+/// So many of the lowest bits, 1 to 64.
+pub(super) const fn ones(count: u32) -> u64 {
+    u64::MAX >> (64 - count)
 }
 
 /// The quotient of an offset in a slab and the size whose reciprocal this is, if there is no remainder: then what is
@@ -221,6 +222,7 @@ mod tests {
 
     use super::*;
     use crate::chunk::WORDS;
+    use crate::classes::{PAGE, SHARING};
 
     /// A slab of objects of so many bytes at a place where nothing is, all of which are in use.
     fn slab(class: usize, capacity: usize, bits: &[Shown<u64>; WORDS]) -> Place {
@@ -244,32 +246,35 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as usize % below
         };
-        for round in 0..4000 {
-            let new = || [(); WORDS].map(|()| Shown::new(0));
-            let (together, alone) = (new(), new());
-            let class = random(20);
+        for round in 0..10_000 {
+            let class = random(SHARING);
             let size = TABLE[class].size as usize;
-            let capacity = 1 + random(TABLE[class].pages as usize * crate::classes::PAGE / size);
+            let capacity = 1 + random(usize::from(TABLE[class].pages) * PAGE / size);
+            let [together, alone] = [(); 2].map(|()| [(); WORDS].map(|()| Shown::new(0)));
             let mut fast = slab(class, capacity, &together);
             let mut slow = slab(class, capacity, &alone);
+            for _ in 0..random(3) {
+                let addr = fast.start + random(capacity) * size;
+                // SAFETY: the words of a slab.
+                unsafe { assert_eq!(fast.free(addr), slow.free(addr)) };
+            }
             let mut addrs = Vec::new();
             for _ in 0..1 + random(8) {
-                let from = random(capacity + 2);
+                let from = random(capacity + 2) * size + if random(16) == 0 { 8 } else { 0 };
                 let step = [size, size.wrapping_neg(), size * 2, 0][random(4)];
-                let shift = if random(16) == 0 { 8 } else { 0 };
-                for at in 0..random(100) {
-                    let offset = (from * size).wrapping_add(step.wrapping_mul(at));
-                    addrs.push(fast.start.wrapping_add(offset + shift));
-                }
+                let offsets = (0..random(100)).map(|at| from.wrapping_add(step.wrapping_mul(at)));
+                addrs.extend(offsets.map(|offset| fast.start.wrapping_add(offset)));
             }
             let objects: Vec<_> =
                 addrs.iter().map(|&addr| ptr::without_provenance_mut(addr)).collect();
-            let mut at = 0;
+            let first = random(1 + objects.len() / 4);
+            let count = first + random(1 + objects.len() - first);
+            let mut at = first;
             // SAFETY: so many objects, none of which is touched, and the words of a slab.
-            let found = unsafe { fast.free_all(objects.as_ptr(), &mut at, objects.len()) };
+            let found = unsafe { fast.free_all(objects.as_ptr(), &mut at, count) };
             let all = slow.start..slow.start + capacity * size;
-            let mut expected = (0, Ok(()));
-            for &addr in addrs.iter().take_while(|addr| all.contains(addr)) {
+            let mut expected = (first, Ok(()));
+            for &addr in addrs[first..count].iter().take_while(|addr| all.contains(addr)) {
                 // SAFETY: as above.
                 expected.1 = unsafe { slow.free(addr) };
                 if expected.1.is_err() {
@@ -281,6 +286,30 @@ mod tests {
             assert_eq!(fast.freed, slow.freed);
             for (together, alone) in together.iter().zip(&alone) {
                 assert_eq!(together.look(), alone.look());
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_seen_up_and_down_and_freed_as_such() {
+        let bits = [(); WORDS].map(|()| Shown::new(0));
+        let mut slab = slab(0, 130, &bits);
+        let size = slab.size;
+        let objects = |offsets: &mut dyn Iterator<Item = usize>| -> Vec<*mut u8> {
+            offsets.map(|nth| ptr::without_provenance_mut((1 << 20) + nth * size)).collect()
+        };
+        let (up, down) = (objects(&mut (0..65)), objects(&mut (65..130).rev()));
+        let scattered = objects(&mut (0..65).map(|nth| nth * 7 % 65));
+        // SAFETY: so many objects, none of which is touched, and the words of a slab.
+        unsafe {
+            assert_eq!(row(up.as_ptr(), 16, size), Some(size));
+            assert_eq!(row(down.as_ptr(), 16, size), Some(size.wrapping_neg()));
+            assert_eq!(row(up.as_ptr(), 15, size), None);
+            assert_eq!(row(scattered.as_ptr(), 65, size), None);
+            for (objects, freed) in [(up, 64), (down, 64)] {
+                let mut at = 0;
+                slab.free_rows(objects.as_ptr(), &mut at, objects.len());
+                assert!((freed - 15..=freed + 1).contains(&at), "{at} of {}", objects.len());
             }
         }
     }

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use heapwright_core::HeapError;
 
-use super::place::Place;
+use super::place::{Place, ones};
 use super::stash::Chain;
 use super::{Local, NewSlab, Runs, Slabs};
 use crate::chunk::{ASIDE, Chunk, Desc, INSIDE, KIND, slab_class};
@@ -204,7 +204,7 @@ impl Local {
             (*desc).exhausted.set(0);
             for (word, bits) in Desc::bits(slab).iter().enumerate() {
                 let here = (capacity - word * 64).min(64);
-                bits.set(u64::MAX >> (64 - here));
+                bits.set(ones(here as u32));
             }
             Self::tell(local, class, run, capacity);
         }
