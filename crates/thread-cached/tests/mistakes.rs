@@ -116,6 +116,28 @@ fn an_object_that_two_others_free_is_not_given_out_twice() {
     assert_eq!((given.len(), heap.stats().misuses), (2000, 1));
 }
 
+/// What lies behind the last object of a slab is in a page of it, and no object. Two such addresses in a row were looked at
+/// for ever.
+#[test]
+fn the_end_of_a_slab_behind_its_objects_is_no_object() {
+    // So that 32 bytes are left in a page of 8 KiB.
+    const SIZE: usize = 48;
+    set_on_misuse(OnMisuse::Count);
+    let heap: ThreadCached = ThreadCached::new();
+    let blocks: Vec<_> = (0..4000).map(|_| heap.allocate(layout(SIZE)).unwrap()).collect();
+    let end = blocks.iter().find(|block| (block.addr().get() + SIZE) % (8 << 10) == (8 << 10) - 32);
+    let end = end.unwrap().addr().saturating_add(SIZE);
+    for wrong in [end, end.saturating_add(16)] {
+        // SAFETY: no block, which is what this is about: nothing is at stake, as these bytes are nobody's.
+        let _ = unsafe { heap.deallocate(NonNull::without_provenance(wrong)) };
+    }
+    // SAFETY: in use.
+    blocks.into_iter().for_each(|block| unsafe { heap.deallocate(block) }.unwrap());
+    heap.trim();
+    heap.check().unwrap();
+    assert_eq!(heap.stats().misuses, 2);
+}
+
 /// Frees blocks in a thread of its own, which sends them home together and has ended then.
 fn free_all_elsewhere(heap: &ThreadCached, blocks: &[NonNull<u8>]) {
     let sent: Vec<_> = blocks.iter().map(|&block| Sent(block)).collect();

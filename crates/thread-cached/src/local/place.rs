@@ -81,7 +81,7 @@ impl Place {
         Ok(())
     }
 
-    /// Sets the bits of objects from `at` on, up to the first that lies elsewhere.
+    /// Sets the bits of objects from `at` on, up to the first that lies elsewhere. The one at `at` lies in a page of the slab.
     ///
     /// # Errors
     ///
@@ -95,6 +95,7 @@ impl Place {
     ) -> Result<(), HeapError> {
         // SAFETY: the caller promises that many objects, and a slab of its own.
         unsafe {
+            let begin = *at;
             // Asked here, too: mostly there is none, and no call then.
             if row(objects.add(*at), count - *at, self.size).is_some() {
                 self.free_rows(objects, at, count);
@@ -109,6 +110,8 @@ impl Place {
             while next < count {
                 let offset = objects.add(next).read().addr().wrapping_sub(start);
                 if offset >= bytes {
+                    // Behind the last object, if this is the one that the slab was found by.
+                    wrong = next == begin;
                     break;
                 }
                 let Some(index) = divided(offset, reciprocal) else {
@@ -274,7 +277,8 @@ mod tests {
             let found = unsafe { fast.free_all(objects.as_ptr(), &mut at, count) };
             let all = slow.start..slow.start + capacity * size;
             let mut expected = (first, Ok(()));
-            for &addr in addrs[first..count].iter().take_while(|addr| all.contains(addr)) {
+            let here = |&(at, addr): &(usize, &usize)| at == 0 || all.contains(addr);
+            for (_, &addr) in addrs[first..count].iter().enumerate().take_while(here) {
                 // SAFETY: as above.
                 expected.1 = unsafe { slow.free(addr) };
                 if expected.1.is_err() {
