@@ -115,16 +115,16 @@
 //!
 //! | part | is | instead | time | footprint |
 //! |---|---|---|--:|--:|
-//! | all as it is | | | 0.54 | 1.11 |
+//! | all as it is | | | 0.53 | 1.12 |
 //! | runs of pages | the smallest that serves | the lowest ([`FirstFitTree`](heapwright_policies::FirstFitTree)) | 0.54 | 1.12 |
-//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.13 |
-//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.55 | 1.17 |
+//! | | | bins ([`Segregated`](heapwright_policies::Segregated)) | 0.53 | 1.12 |
+//! | | | two levels of bins ([`Tlsf`](heapwright_policies::Tlsf)) | 0.54 | 1.16 |
 //! | huge pages | from 2 MiB on while the heap grows on, up to 64 KiB of small ones at a time otherwise | always from there on | 0.52 | 1.25 |
-//! | | | never, and small ones one by one | 0.62 | 1.08 |
-//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.57 | 1.12 |
-//! | | | one object | 1.08 | 1.11 |
+//! | | | never, and small ones one by one | 0.61 | 1.08 |
+//! | kept at hand | 16 KiB of a small class | 4 KiB | 0.56 | 1.11 |
+//! | | | one object | 1.09 | 1.11 |
 //! | backend | mappings | the program break, which has no huge pages | 0.61 | 1.10 |
-//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.55 | 1.11 |
+//! | lock | [`FutexMutex`](heapwright_core::FutexMutex) | `parking_lot` | 0.54 | 1.12 |
 //! | checks | those that cost nothing | all ([`Checked`]) | 1.37 | 1.09 |
 //!
 //! The heaps of these workloads are small, 1 to 11 MiB at their peaks, so that page faults are much of the time. Huge pages
