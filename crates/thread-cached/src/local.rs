@@ -972,35 +972,36 @@ impl Local {
             let (mut word, mut left) = (0, u32::from(count));
             while left > 0 {
                 debug_assert!(word < bits.len(), "a slab counts its free objects");
-                let mut free = bits.get_unchecked(word).get();
-                let first = start.add(word * 64 * size);
-                if free != 0 {
-                    let lowest = free.trailing_zeros();
-                    let run = (free >> lowest).trailing_ones();
-                    if free == ones(run) << lowest {
-                        // They lie side by side, which the processor foresees.
-                        let run = run.min(left);
-                        let mut object = first.add(lowest as usize * size);
-                        for _ in 0..run {
-                            (*slot).set(object);
-                            slot = slot.sub(1);
-                            object = object.wrapping_add(size);
-                        }
-                        left -= run;
-                        free &= !(ones(run) << lowest);
-                    } else {
-                        while free != 0 && left > 0 {
-                            let object = first.add(free.trailing_zeros() as usize * size);
-                            ahead::fetch(object);
-                            (*slot).set(object);
-                            slot = slot.sub(1);
-                            free &= free - 1;
-                            left -= 1;
-                        }
-                    }
-                    bits.get_unchecked(word).set(free);
-                }
+                let (here, first) = (bits.get_unchecked(word), start.add(word * 64 * size));
                 word += 1;
+                let mut free = here.get();
+                if free == 0 {
+                    continue;
+                }
+                let lowest = free.trailing_zeros();
+                let run = (free >> lowest).trailing_ones();
+                if free == ones(run) << lowest {
+                    // They lie side by side, which the processor foresees.
+                    let run = run.min(left);
+                    let mut object = first.add(lowest as usize * size);
+                    for _ in 0..run {
+                        (*slot).set(object);
+                        slot = slot.sub(1);
+                        object = object.wrapping_add(size);
+                    }
+                    left -= run;
+                    free &= !(ones(run) << lowest);
+                } else {
+                    while free != 0 && left > 0 {
+                        let object = first.add(free.trailing_zeros() as usize * size);
+                        ahead::fetch(object);
+                        (*slot).set(object);
+                        slot = slot.sub(1);
+                        free &= free - 1;
+                        left -= 1;
+                    }
+                }
+                here.set(free);
             }
             (*desc).free -= count;
             bin.set(filled);

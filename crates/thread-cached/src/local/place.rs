@@ -223,6 +223,8 @@ mod tests {
     use core::ptr;
     use std::vec::Vec;
 
+    use heapwright_testkit::Rng;
+
     use super::*;
     use crate::chunk::WORDS;
     use crate::classes::{PAGE, SHARING};
@@ -244,11 +246,8 @@ mod tests {
     /// as when each is freed for itself, and stops where that fails first.
     #[test]
     fn what_lies_in_a_row_is_freed_as_if_one_by_one() {
-        let mut state = 1_u64;
-        let mut random = |below: usize| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) as usize % below
-        };
+        let mut rng = Rng::new(1);
+        let mut random = |below| rng.below(below);
         for round in 0..10_000 {
             let class = random(SHARING);
             let size = TABLE[class].size as usize;
